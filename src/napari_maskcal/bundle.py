@@ -1,0 +1,168 @@
+"""The ``.maskcal`` file: a mask network with its card, certificate and curves, and no pickle.
+
+A zip of ``maskcal.json``, ``mask.safetensors`` and ``curves.safetensors``. Names, sizes and hashes are checked
+before any part is used, and nothing is ever unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_maskcal.calibrate.certificate import Certificate, Curves
+from napari_maskcal.models import MaskModel
+from napari_maskcal.read.atomic import write_atomically
+from napari_maskcal.restore.card import ModelCard, first_fault
+from napari_maskcal.restore.loaders.native import build_network, check_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_maskcal.mask.network import MaskNetwork
+
+_DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
+_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+
+
+class Description(BaseModel):
+    """The content of ``maskcal.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: Literal[1] = 1
+    card: ModelCard
+    certificate: Certificate
+    sha256: Annotated[dict[str, str], Field(min_length=2)]
+
+
+def mask_sha256(card: ModelCard, weights: bytes) -> str:
+    """Return the hash that stands for a mask network: of its weights and of its card."""
+    return hashlib.sha256(weights + card.model_dump_json().encode()).hexdigest()
+
+
+def mask_weights(network: MaskNetwork) -> bytes:
+    """Return the network's weights as safetensors bytes."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()})
+
+
+def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate: Certificate) -> None:
+    """Write a bundle; an existing file is replaced only by a complete one.
+
+    Raises
+    ------
+    ValueError
+        If the certificate has no curves, or was made for another mask network.
+    """
+    from safetensors.numpy import save
+
+    weights = mask_weights(network)
+    if certificate.curves is None:
+        raise ValueError("the certificate has no curves, so the bundle could not answer for other tolerances")
+    if certificate.fingerprint.mask_sha256 != mask_sha256(card, weights):
+        raise ValueError("the certificate was made for another mask network than the one to be written")
+    curves = save({
+        "tolerances": certificate.curves.tolerances.astype(np.float64),
+        "thresholds": certificate.curves.thresholds.astype(np.float32),
+    })  # fmt: skip
+    parts = {_WEIGHTS: weights, _CURVES: curves}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    description = Description(card=card, certificate=certificate, sha256=hashes)
+    parts = {_DESCRIPTION: description.model_dump_json(indent=1).encode(), **parts}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_description(path: Path) -> Description:
+    """Return a bundle's card and certificate, with its curves, without loading torch.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated, a pickle, no bundle, of a newer version, or a hash is wrong.
+    """
+    return _read(path)[0]
+
+
+def read_bundle(path: Path) -> MaskModel:
+    """Return the mask model in a bundle; see `read_description` for errors."""
+    from safetensors.torch import load
+
+    description, weights = _read(path)
+    network = build_network(description.card, load(weights), source=str(path))
+    return MaskModel(
+        card=description.card,
+        network=network,
+        sha256=mask_sha256(description.card, weights),
+        certificate=description.certificate,
+    )
+
+
+def _read(path: Path) -> tuple[Description, bytes]:
+    check_file(path, suffix=".maskcal")
+    parts = _read_parts(path)
+    description = _parse_description(parts[_DESCRIPTION], path)
+    for name in (_WEIGHTS, _CURVES):
+        if description.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
+            raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
+    if description.certificate.fingerprint.mask_sha256 != mask_sha256(description.card, parts[_WEIGHTS]):
+        raise ValueError(f"{path}: its certificate was made for another mask network, so its promise is void")
+    certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
+    if certificate.curves is not None and len(certificate.curves.thresholds) != certificate.n_fields:
+        raise ValueError(f"{path}: its curves do not belong to its {certificate.n_fields} calibration fields")
+    return description.model_copy(update={"certificate": certificate}), parts[_WEIGHTS]
+
+
+def _read_parts(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if sorted(names) != sorted(_LARGEST_PART):
+                raise ValueError(
+                    f"{path} is not a .maskcal bundle: it should hold {', '.join(_LARGEST_PART)}, "
+                    f"and holds {', '.join(names[:6]) or 'nothing'}"
+                )
+            for info in archive.infolist():
+                if info.file_size > _LARGEST_PART[info.filename]:
+                    raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
+            return {name: archive.read(name) for name in names}
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None
+
+
+def _parse_description(content: bytes, path: Path) -> Description:
+    try:
+        version = json.loads(content).get("schema_version")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path}: {_DESCRIPTION} is not valid JSON") from None
+    if isinstance(version, int) and version > 1:
+        raise ValueError(f"{path} was written by a newer napari-maskcal (version {version} of the format); upgrade")
+    try:
+        return Description.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_DESCRIPTION} is not valid: {first_fault(error)}") from None
+
+
+def _parse_curves(content: bytes, path: Path) -> Curves:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(content)
+        tolerances, thresholds = arrays["tolerances"], arrays["thresholds"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: {_CURVES} cannot be read: {error}") from None
+    if thresholds.shape[1:] != tolerances.shape or np.isnan(thresholds).any() or not (np.diff(tolerances) > 0).all():
+        raise ValueError(f"{path}: {_CURVES} has tolerances or thresholds that are out of order")
+    return Curves(tolerances, thresholds)

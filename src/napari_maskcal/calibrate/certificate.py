@@ -1,0 +1,345 @@
+"""The frozen result of a calibration: the threshold, the promise in words, and all it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+
+from napari_maskcal import __version__
+from napari_maskcal.calibrate.guarantee import conformal_threshold, marginal_rank, minimal_n, worst_of_each_group
+from napari_maskcal.calibrate.threshold import MaskKind, image_threshold, threshold_curve, trust_mask
+from napari_maskcal.distance.lp import error_magnitude
+from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.restore.card import ModelCard, Normalisation
+from napari_maskcal.settings import check_confidence, check_tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_DEPLOYED_DTYPE = "float32"
+_CURVE_TOLERANCES = np.geomspace(1e-3, 1, 241)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationField:
+    """One field whose truth is known.
+
+    All three arrays are (Y, X), on the restored grid; the images are in normalised intensities, that is in
+    shares of the intensity range of the plane the field was cut from.
+    """
+
+    name: str
+    group: str
+    uncertainty: NDArray[np.float32]
+    restored: NDArray[np.float32]
+    truth: NDArray[np.float32]
+
+
+class Fingerprint(BaseModel):
+    """All that makes the uncertainty. At another fingerprint the promise is void."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    restorer_sha256: str
+    mask_sha256: str
+    normalisation: Normalisation
+    dtype: str = _DEPLOYED_DTYPE
+    tiles: Literal["exact", "never cut"] = "exact"
+
+    @classmethod
+    def of(cls, restorer: Any, mask_card: ModelCard, mask_sha256: str) -> Fingerprint:
+        """Return the fingerprint of a restorer together with a mask network."""
+        bounded = restorer.card.halo_px is not None and mask_card.halo_px is not None
+        return cls(
+            restorer_sha256=restorer.sha256,
+            mask_sha256=mask_sha256,
+            normalisation=restorer.card.normalisation,
+            tiles="exact" if bounded else "never cut",
+        )
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Return what differs, in words."""
+        words = {
+            "restorer_sha256": "the restorer",
+            "mask_sha256": "the mask network",
+            "normalisation": "the normalisation of intensities",
+            "dtype": "the number type",
+            "tiles": "the tiling",
+        }
+        return [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Image thresholds of each calibration field over a grid of tolerances.
+
+    Attributes
+    ----------
+    tolerances
+        Ascending, (T,), float64.
+    thresholds
+        (fields, T), float32, rounded down: never above the exact value.
+    """
+
+    tolerances: NDArray[np.float64]
+    thresholds: NDArray[np.float32]
+
+    def at(self, tolerance: float) -> NDArray[np.float32]:
+        """Return each field's threshold at the largest tolerance of the grid that is not above `tolerance`.
+
+        Raises
+        ------
+        ValueError
+            If `tolerance` lies below the grid.
+        """
+        # A tolerance that went through a text field comes back with its last digit changed.
+        index = int(np.searchsorted(self.tolerances, tolerance * (1 + 1e-9), side="right")) - 1
+        if index < 0:
+            raise ValueError(f"tolerance is {tolerance:g}; this certificate answers from {self.tolerances[0]:g} on")
+        return self.thresholds[:, index]
+
+
+class FieldRecord(BaseModel):
+    """What calibration found for one field."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    name: str
+    group: str
+    distance: float
+    threshold: float
+    masked_share: float
+
+
+class Coverage(BaseModel):
+    """Leave-one-out coverage: each group (field) against the threshold of all the others."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kept: int
+    of: int
+    low: float
+    high: float
+
+
+class Certificate(BaseModel):
+    """The promise, its threshold, and what both depend on.
+
+    Attributes
+    ----------
+    distance, tolerance, confidence, guarantee, mask
+        What was asked for. The tolerance is a share of the plane's intensity range.
+    threshold
+        Uncertainty above this is marked.
+    n_fields, groups, field_shape
+        Calibration fields, how many each group has, and the (Y, X) size the promise is about.
+    note
+        Where the fields come from.
+    exploration
+        True when tolerance or confidence were moved after the calibration was pinned.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", arbitrary_types_allowed=True, ser_json_inf_nan="strings"
+    )  # JSON has no infinity, and a threshold may be infinite: nothing has to be masked
+
+    schema_version: Literal[1] = 1
+    guarantee: Literal["marginal"] = "marginal"
+    distance: str
+    tolerance: Annotated[float, Field(gt=0)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    mask: MaskKind
+    threshold: Annotated[float, Field(ge=0)]
+    n_fields: Annotated[int, Field(ge=1)]
+    groups: dict[str, int]
+    field_shape: tuple[int, int]
+    fingerprint: Fingerprint
+    leave_one_out: Coverage | None = None
+    fields: tuple[FieldRecord, ...] = ()
+    note: str = ""
+    exploration: bool = False
+    created: str
+    version: str = __version__
+    curves: InstanceOf[Curves] | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def sentence(self) -> str:
+        """The promise, as one sentence."""
+        per_group = sorted(set(self.groups.values()))
+        many = str(per_group[0]) if len(per_group) == 1 else f"{per_group[0]} to {per_group[-1]}"
+        size = " × ".join(str(n) for n in self.field_shape)
+        error = parse_distance(self.distance).sentence_name
+        share = _percent(self.confidence)
+        return (
+            f"In at least {share} of new specimens like the {len(self.groups)} calibrated ones, the {error} outside "
+            f"the marked regions is at most {_percent(self.tolerance)} of the plane's intensity range "
+            f"in each of {many} fields of {size} pixels."
+        )
+
+    @property
+    def limits(self) -> str:
+        """What the promise does not say."""
+        return (
+            f"It is not a promise for specimens of another kind, for each single pixel, or for one given image; "
+            f"on a larger plane it speaks of blocks of {self.field_shape[0]} × {self.field_shape[1]} pixels."
+        )
+
+    def at(self, *, tolerance: float | None = None, confidence: float | None = None) -> Certificate:
+        """Return the certificate for another tolerance or confidence, marked as exploration.
+
+        It needs no image: the curves of the calibration fields answer. Between two tolerances of their grid
+        the smaller one is taken, which keeps the promise.
+
+        Raises
+        ------
+        ValueError
+            If a value is out of range, there are too few groups for it, or the curves are missing.
+        """
+        tolerance = self.tolerance if tolerance is None else check_tolerance(tolerance)
+        confidence = self.confidence if confidence is None else check_confidence(confidence)
+        if np.isclose((tolerance, confidence), (self.tolerance, self.confidence), rtol=1e-9, atol=0).all():
+            return self
+        if self.curves is None:
+            raise ValueError("this certificate has no curves: it answers only for the values it was made with")
+        owners = [record.group for record in self.fields]
+        threshold = conformal_threshold(self.curves.at(tolerance), confidence=confidence, groups=owners)
+        return self.model_copy(
+            update={
+                "tolerance": tolerance,
+                "confidence": confidence,
+                "threshold": threshold,
+                "leave_one_out": _leave_one_out(self.curves.at(tolerance), owners, confidence),
+                "exploration": True,
+            }
+        )
+
+    def check(self, fingerprint: Fingerprint) -> None:
+        """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""
+        if differences := self.fingerprint.differences(fingerprint):
+            raise ValueError(
+                f"the certificate does not hold here: {', '.join(differences)} "
+                "differ from what was calibrated; choose the pair that belongs together, or calibrate again"
+            )
+
+
+def certify(
+    fields: Sequence[CalibrationField],
+    *,
+    distance: str,
+    tolerance: float,
+    confidence: float,
+    fingerprint: Fingerprint,
+    mask: MaskKind = "binary",
+    note: str = "",
+) -> Certificate:
+    """Return the certificate that `fields` support: marginal, with the worst field of each group counting.
+
+    Parameters
+    ----------
+    fields
+        All of one shape; each group is one specimen. With one field per group the promise is about fields.
+    distance, tolerance, confidence, mask
+        See `image_threshold` and `conformal_threshold`.
+    fingerprint
+        Of the networks that made the uncertainty.
+    note
+        Where the fields come from, for the reader.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, two fields are the same, or there are too few groups.
+    """
+    _check_fields(fields)
+    confidence = check_confidence(confidence)
+    rule = parse_distance(distance)
+    owners = [field.group for field in fields]
+    grid = np.union1d(_CURVE_TOLERANCES, [tolerance])
+    exact = np.array([
+        image_threshold(f.uncertainty, f.restored, f.truth, rule, tolerance, mask) for f in fields
+    ])  # fmt: skip
+    curves = Curves(grid, np.stack([_curve_of(f, rule.name, grid, mask) for f in fields]))
+    threshold = conformal_threshold(exact, confidence=confidence, groups=owners)
+    records = tuple(
+        FieldRecord(
+            name=field.name,
+            group=field.group,
+            distance=rule(np.ones(field.truth.shape), error_magnitude(field.restored, field.truth, field.truth.shape)),
+            threshold=own,
+            masked_share=float(1 - trust_mask(field.uncertainty, threshold, mask).mean()),
+        )
+        for field, own in zip(fields, exact.tolist(), strict=True)
+    )
+    return Certificate(
+        distance=rule.name,
+        tolerance=check_tolerance(tolerance),
+        confidence=confidence,
+        mask=mask,
+        threshold=threshold,
+        n_fields=len(fields),
+        groups=dict(Counter(owners)),
+        field_shape=fields[0].truth.shape,
+        fingerprint=fingerprint,
+        leave_one_out=_leave_one_out(exact, owners, confidence),
+        fields=records,
+        note=note,
+        created=datetime.now(UTC).date().isoformat(),
+        curves=curves,
+    )
+
+
+def _check_fields(fields: Sequence[CalibrationField]) -> None:
+    if not fields:
+        raise ValueError("there are no calibration fields")
+    seen: dict[str, str] = {}
+    for field in fields:
+        if field.truth.shape != fields[0].truth.shape:
+            raise ValueError(
+                f"{field.name} has shape {field.truth.shape}, {fields[0].name} {fields[0].truth.shape}; "
+                "the promise is about fields of one size"
+            )
+        digest = hashlib.sha256(field.restored.tobytes() + field.truth.tobytes()).hexdigest()
+        if digest in seen:
+            raise ValueError(f"{field.name} and {seen[digest]} are the same field; leave one of them out")
+        seen[digest] = field.name
+
+
+def _curve_of(field: CalibrationField, distance: str, grid: NDArray[np.float64], mask: MaskKind) -> NDArray[np.float32]:
+    """Thresholds over the grid as float32, rounded towards 0 so that none is above the exact one."""
+    exact = threshold_curve(
+        field.uncertainty, field.restored, field.truth, distance=distance, tolerances=grid, mask=mask
+    )
+    rounded = exact.astype(np.float32)
+    return np.where(rounded > exact, np.nextafter(rounded, np.float32(0)), rounded)
+
+
+def _leave_one_out(thresholds: NDArray[Any], owners: Sequence[str], confidence: float) -> Coverage | None:
+    """Coverage of each group by the threshold of the others; None when the others are too few."""
+    worst = worst_of_each_group(np.asarray(thresholds, dtype=np.float64), owners)
+    n = len(worst)
+    if n - 1 < minimal_n(confidence):
+        return None
+    rank = marginal_rank(n - 1, confidence)
+    kept = sum(int(own >= np.sort(np.delete(worst, i))[rank - 1]) for i, own in enumerate(worst))
+    low, high = clopper_pearson(kept, n)
+    return Coverage(kept=kept, of=n, low=low, high=high)
+
+
+def clopper_pearson(kept: int, of: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact binomial interval of a share."""
+    from scipy.stats import binomtest  # 0.3 s to import, and only calibration needs it
+
+    interval = binomtest(kept, of).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,1 @@
+"""How far the trusted part of a restored image is from the same part of the truth."""

@@ -1,0 +1,1 @@
+"""First stage: images with named axes, pixel size and units."""

@@ -1,0 +1,113 @@
+"""What a network says about itself, so that no caller has to ask its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PositiveInt = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Normalisation(BaseModel):
+    """Intensities become ``(plane - low) / (high - low)``, with two percentiles of the degraded plane itself.
+
+    It is measured on the whole plane, never on a tile, so tiles agree; and on one plane only, so that a
+    plane's result does not depend on which other planes were selected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low_percentile: float = Field(default=1.0, ge=0, lt=100)
+    high_percentile: float = Field(default=99.8, gt=0, le=100)
+
+    def measure(self, plane: NDArray[Any], *, where: str = "the plane") -> tuple[float, float]:
+        """Return the plane's (offset, range) in its own intensity units; `where` names it in the error.
+
+        Raises
+        ------
+        ValueError
+            If both percentiles have the same value: nothing in the plane to restore.
+        """
+        last = plane.size - 1
+        ranks = [round(last * share / 100) for share in (self.low_percentile, self.high_percentile)]
+        ordered = np.partition(plane, ranks, axis=None)
+        low, high = (float(ordered[rank]) for rank in ranks)
+        if not high > low:
+            raise ValueError(
+                f"{where} is constant: its {self.low_percentile:g}th and {self.high_percentile:g}th percentile "
+                f"are both {low:g}; leave such planes out"
+            )
+        return low, high - low
+
+
+class ModelCard(BaseModel):
+    """Everything a caller needs to know of a network.
+
+    Attributes
+    ----------
+    name
+        What the user reads.
+    role
+        ``"restorer"``: degraded -> restored. ``"mask"``: (degraded, restored) -> uncertainty.
+    network
+        The architecture's name and its arguments, such as ``{"kind": "unet", "widths": [16, 32, 64]}``.
+    axes
+        Axes of one input, in order. Only planes, ``"YX"``, so far.
+    channels
+        Channels of one input image.
+    scale_factor
+        How many restored pixels one degraded pixel becomes along each axis.
+    stride_px
+        Input sizes and tile starts have to be multiples of this.
+    halo_px
+        Radius of the receptive field on the network's own input grid, rounded up to `stride_px`.
+        None: unbounded, so the plane is never cut.
+    min_size_px
+        The smallest plane the network takes along each axis.
+    normalisation
+        How intensities are prepared.
+    licence, citation, trained_on
+        For the reader; `trained_on` names the specimens, which calibration must not use again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    role: Literal["restorer", "mask"]
+    network: dict[str, Any]
+    axes: Literal["YX"] = "YX"
+    channels: PositiveInt = 1
+    scale_factor: Annotated[int, Field(ge=1, le=16)] = 1
+    stride_px: PositiveInt
+    halo_px: Annotated[int, Field(ge=0, le=65536)] | None
+    min_size_px: PositiveInt
+    normalisation: Normalisation = Normalisation()
+    licence: str = ""
+    citation: str = ""
+    trained_on: tuple[str, ...] = ()
+
+
+def parse_card(text: str, *, source: str) -> ModelCard:
+    """Return the card in a JSON text.
+
+    Raises
+    ------
+    ValueError
+        In one line, if the text is not a model card; `source` names the file it came from.
+    """
+    try:
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{source} has no valid model card: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """One line for the first of pydantic's complaints."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])

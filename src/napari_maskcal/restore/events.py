@@ -1,0 +1,89 @@
+"""What a run tells: one stream of events, read by the command line and by the dock alike.
+
+Errors are events too. A generator that raises `RuntimeError` inside napari's thread worker emits no signal at
+all, and an out-of-memory error is a `RuntimeError`: the progress bar would stay for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Networks are loaded and the tiles are planned."""
+
+    planes: int
+    tiles: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileDone:
+    """`done` of `total` tiles are computed."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneDone:
+    """A plane is whole: restored in the image's intensity units, uncertainty above 0, both float32."""
+
+    index: tuple[int, ...]
+    restored: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """The run goes on, but otherwise than asked for."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The run ended; `error` says why, `result` holds the planes that were done before, if it came that far."""
+
+    error: Exception
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The user stopped the run; `result` holds the planes that were done."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """All planes are done."""
+
+    result: Any
+
+
+Event = Started | TileDone | PlaneDone | Warned | Failed | Cancelled | Done
+
+
+class CancelToken:
+    """Set from any thread; the engine looks at it before each batch of tiles."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the run to stop."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked."""
+        return self._event.is_set()

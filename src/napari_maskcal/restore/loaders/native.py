@@ -1,0 +1,120 @@
+"""The package's own weight format: safetensors, with the model card in the header.
+
+No pickle is ever opened, whatever its suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from napari_maskcal.restore.card import ModelCard, parse_card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from napari_maskcal.models import Restorer
+
+CARD_KEY = "napari_maskcal"
+_LARGEST_FILE = 4 * 2**30
+
+
+def read_card(path: Path) -> ModelCard:
+    """Return the card of a restorer file from its header, without loading torch.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated, a pickle, or has no card.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_file(path, suffix=".safetensors")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or is truncated: {_first_line(error)}") from None
+    if CARD_KEY not in metadata:
+        raise ValueError(f"{path} has weights but no napari-maskcal model card; save it with write_restorer")
+    card = parse_card(metadata[CARD_KEY], source=str(path))
+    if card.role != "restorer":
+        raise ValueError(f"{path} holds a {card.role} network, not a restorer")
+    return card
+
+
+def read_restorer(path: Path) -> Restorer:
+    """Return the restorer in `path`; see `read_card` for errors."""
+    from safetensors.torch import load
+
+    from napari_maskcal.models import Restorer
+
+    card = read_card(path)
+    content = path.read_bytes()
+    network = build_network(card, load(content), source=str(path))
+    return Restorer(card=card, network=network, sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_restorer(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """Write a restorer and its card; an existing file is replaced only by a complete one."""
+    from safetensors.torch import save
+
+    from napari_maskcal.read.atomic import write_atomically
+
+    content = save(_plain(network), metadata={CARD_KEY: card.model_dump_json()})
+    write_atomically(path, content)
+
+
+def check_file(path: Path, *, suffix: str) -> None:
+    """Raise ValueError if `path` is no file, or by its first bytes a format that can run code."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; choose a {suffix} file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path} is {path.stat().st_size / 2**30:.1f} GiB, larger than any network this reads")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:1] == b"\x80" or (start == b"PK\x03\x04" and suffix != ".maskcal"):
+        raise ValueError(
+            f"{path} is a pickle or a PyTorch archive, which can run code, and is not opened; "
+            f"convert it to {suffix} first"
+        )
+
+
+def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -> Any:
+    """Return the card's architecture with the weights in `tensors`.
+
+    Raises
+    ------
+    ValueError
+        If the architecture is unknown, the weights don't fit it, or one of them is not finite.
+    """
+    import torch
+
+    from napari_maskcal.mask.network import MaskNetwork
+    from napari_maskcal.restore.unet import UNet
+
+    kinds: dict[str, type[nn.Module]] = {"unet": UNet, "mask-unet": MaskNetwork}
+    arguments = dict(card.network)
+    kind = arguments.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"{source} has a network of kind {kind!r}; known are {', '.join(kinds)}")
+    try:
+        with torch.device("meta"):  # no memory is taken for sizes that the card only claims
+            network = kinds[kind](**arguments)
+        network.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{source}: the weights do not fit the model card: {_first_line(error)}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{source}: weight {name} has values that are NaN or infinite")
+    return network.requires_grad_(False).eval()
+
+
+def _plain(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

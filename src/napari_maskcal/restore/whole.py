@@ -1,0 +1,43 @@
+"""One plane through one network, uncut: what `Restorer` and `MaskModel` do when called directly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_maskcal.restore.engine import normalise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_maskcal.models import MaskModel, Restorer
+
+
+def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `plane`, (Y, X), restored in its own intensity units."""
+    offset, span = restorer.card.normalisation.measure(plane)
+    padded = _padded(normalise(plane, offset, span), restorer.card.stride_px)
+    with torch.inference_mode():
+        output = restorer.network(padded)[0, 0].numpy()
+    factor = restorer.card.scale_factor
+    inside = tuple(slice(0, factor * n) for n in plane.shape)
+    return np.asarray(output[inside] * np.float32(span) + np.float32(offset), dtype=np.float32)
+
+
+def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the uncertainty of `restored`, (Y, X), whose normalisation is measured on `degraded`."""
+    offset, span = mask_model.card.normalisation.measure(degraded)
+    factor = restored.shape[0] // degraded.shape[0]
+    stride = mask_model.card.stride_px
+    repeated = normalise(degraded, offset, span).repeat(factor, axis=0).repeat(factor, axis=1)
+    with torch.inference_mode():
+        output = mask_model.network(_padded(repeated, stride), _padded(normalise(restored, offset, span), stride))
+        output = output[0, 0].numpy()
+    return np.asarray(output[: restored.shape[0], : restored.shape[1]], dtype=np.float32)
+
+
+def _padded(plane: NDArray[Any], stride_px: int) -> torch.Tensor:
+    padding = [(0, -n % stride_px) for n in plane.shape]
+    return torch.from_numpy(np.pad(plane, padding, mode="reflect"))[None, None]

@@ -1,0 +1,1 @@
+"""Last stage: what is drawn over the image, and what is written down about it."""

@@ -10,7 +10,6 @@ import numpy as np
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
 from napari_maskcal.read.image import Image, from_array
 from napari_maskcal.read.scratch import allocate
-from napari_maskcal.restore.engine import process
 from napari_maskcal.restore.events import (
     Cancelled,
     CancelToken,
@@ -165,15 +164,15 @@ def review(
     planes: Sequence[Index] | None = None,
     device: str = DEVICE.default,
     cancel: CancelToken | None = None,
-    on_result: Callable[[Review], None] | None = None,
 ) -> Iterator[Event]:
     """Do what `run` does as a stream of events; it never raises, errors are events.
 
-    `on_result` is called once, before the first tile, with the review whose arrays the run will fill.
     The last event is `Done`, `Cancelled` or `Failed`.
     """
     result: Review | None = None
     try:
+        from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
+
         promise = agreed_certificate(restorer, mask_model, certificate)
         indices = list(planes) if planes is not None else check_channel(image, channel).planes(channel=channel)
         image.check_in_memory(indices)
@@ -181,12 +180,19 @@ def review(
         for event in process(image, indices, restorer, mask_model, device=device, cancel=cancel):
             if isinstance(event, PlaneDone):
                 result = _with_plane(result, event)
-            if isinstance(event, Started) and on_result is not None:
-                on_result(result)
-            yield event
+            yield replace(event, result=result) if isinstance(event, Started) else event
         yield Done(result=result) if result.complete else Cancelled(result=result)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error, result=result)
+
+
+def rethreshold(done: Review, certificate: Certificate) -> Review:
+    """Return `done` marked for another tolerance or confidence; no network runs."""
+    uncertain = allocate(done.uncertain.shape, np.uint8, fill=NOT_COMPUTED)
+    for place in np.ndindex(done.uncertain.shape[:-2]):
+        if done.uncertain[place].flat[0] != NOT_COMPUTED:
+            uncertain[place] = mark_uncertain(done.uncertainty[place], certificate.threshold)
+    return replace(done, uncertain=uncertain, certificate=certificate)
 
 
 def _with_plane(result: Review, event: PlaneDone) -> Review:

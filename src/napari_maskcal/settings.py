@@ -23,7 +23,8 @@ class Parameter:
     choices
         The allowed values, where they form a closed list.
     minimum, maximum, step
-        Range and step that the widgets offer. The core checks values itself; these are for display.
+        Range and step that the widgets offer, wide enough for a wrong value to be typed and answered with
+        the reason: the core checks values, not the widget.
     """
 
     name: str
@@ -50,11 +51,11 @@ MASK_MODEL = Parameter(
     help="Calibrated mask model: a .maskcal bundle, or 'demo' for the bundled one.",
 )  # fmt: skip
 TOLERANCE = Parameter(
-    name="tolerance", kind=float, default=None, minimum=0.001, maximum=1.0, step=0.005,
+    name="tolerance", kind=float, default=None, minimum=0.0, maximum=1.0, step=0.005,
     help="Largest error you accept outside the marked regions, as a share of the plane's intensity range.",
 )  # fmt: skip
 CONFIDENCE = Parameter(
-    name="confidence", kind=float, default=None, minimum=0.5, maximum=0.99, step=0.01,
+    name="confidence", kind=float, default=None, minimum=0.0, maximum=1.0, step=0.01,
     help="Share of new specimens or fields for which the promise has to hold.",
 )  # fmt: skip
 DEVICE = Parameter(
@@ -66,7 +67,7 @@ AXES = Parameter(
     help="What the image's axes are, one letter each, such as ZYX or TCZYX.",
 )  # fmt: skip
 CHANNEL = Parameter(
-    name="channel", kind=int, default=None, minimum=0, step=1,
+    name="channel", kind=int, default=None, minimum=-1, step=1,
     help="Which channel to restore, counted from 0, when the image has a channel axis.",
 )  # fmt: skip
 REGION = Parameter(

@@ -175,13 +175,14 @@ class Certificate(BaseModel):
         """The promise, as one sentence."""
         per_group = sorted(set(self.groups.values()))
         many = str(per_group[0]) if len(per_group) == 1 else f"{per_group[0]} to {per_group[-1]}"
+        fields = "a field" if per_group == [1] else f"each of {many} fields"
         size = " × ".join(str(n) for n in self.field_shape)
         error = parse_distance(self.distance).sentence_name
         share = _percent(self.confidence)
         return (
             f"In at least {share} of new specimens like the {len(self.groups)} calibrated ones, the {error} outside "
             f"the marked regions is at most {_percent(self.tolerance)} of the plane's intensity range "
-            f"in each of {many} fields of {size} pixels."
+            f"in {fields} of {size} pixels."
         )
 
     @property

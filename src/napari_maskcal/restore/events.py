@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Networks are loaded and the tiles are planned."""
+    """The tiles are planned; `result` has the arrays that the run will fill."""
 
     planes: int
     tiles: int
     device: str
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

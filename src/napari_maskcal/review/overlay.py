@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TRUSTED, UNCERTAIN, NOT_COMPUTED = 0, 1, 2
 
 # Vermilion and grey of Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision.
-COLOURS = {UNCERTAIN: "#D55E00", NOT_COMPUTED: "#999999"}
+COLOURS: dict[int | None, str] = {UNCERTAIN: "#D55E00", NOT_COMPUTED: "#999999"}
 OPACITY = 0.45
 
 

@@ -1,0 +1,1 @@
+"""The docks: the only files that import napari, qtpy, magicgui or superqt."""

@@ -1,0 +1,152 @@
+"""Parts of a dock: a field with room for its fault, a chooser of model files, a progress line."""
+
+import time
+from typing import Any
+
+from magicgui.widgets import create_widget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+
+from napari_maskcal.models import DEMO
+from napari_maskcal.settings import Parameter
+
+_FAULT_STYLE = "color: #E69F00; font-weight: bold;"  # orange of Okabe and Ito: readable on dark and light themes
+
+
+class Field(QWidget):
+    """A widget with a line below it that says what is wrong with its value."""
+
+    def __init__(self, content: QWidget, tooltip: str = "") -> None:
+        super().__init__()
+        self.content = content
+        content.setToolTip(tooltip)
+        self._fault = wrapped_label(style=_FAULT_STYLE)
+        self._fault.hide()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(content)
+        layout.addWidget(self._fault)
+
+    @property
+    def fault(self) -> str:
+        """What is said to be wrong; empty if nothing is."""
+        return "" if self._fault.isHidden() else self._fault.text()
+
+    def set_fault(self, message: str) -> None:
+        """Show why the value can't be used, or nothing."""
+        self._fault.setText(message)
+        self._fault.setVisible(bool(message))
+
+
+def parameter_widget(parameter: Parameter, value: Any) -> Any:
+    """Return magicgui's widget for a parameter, with the range, step, choices and tooltip that settings give it."""
+    options: dict[str, Any] = {"tooltip": parameter.help}
+    if parameter.choices:
+        options["choices"] = list(parameter.choices)
+    limits = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
+    options |= {name: limit for name, limit in limits.items() if limit is not None}
+    return create_widget(value=value, annotation=parameter.kind, options=options)
+
+
+class ModelChooser(QComboBox):
+    """The bundled model, or a file."""
+
+    valueChanged = Signal(str)
+
+    def __init__(self, suffix: str) -> None:
+        super().__init__()
+        self._suffix = suffix
+        self.addItem("bundled demo", DEMO)
+        self.addItem("choose a file…", None)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._value = DEMO
+        self.activated.connect(self._activated)
+
+    def value(self) -> str:
+        """Return ``"demo"`` or the path of a file."""
+        return self._value
+
+    def setValue(self, value: str) -> None:
+        """Choose the bundled model, or a file by its path."""
+        if self.findData(value) < 0:
+            self.insertItem(1, value, value)
+            self.setItemData(1, value, 3)  # tooltip: the whole path
+        self.setCurrentIndex(self.findData(value))
+        if value != self._value:
+            self._value = value
+            self.valueChanged.emit(value)
+
+    def _activated(self, index: int) -> None:
+        chosen = self.itemData(index)
+        if chosen is None:
+            chosen, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", f"Model (*{self._suffix})")
+        self.setValue(chosen or self._value)
+
+
+class ProgressLine(QWidget):
+    """Bar, count and remaining time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar, self._text = QProgressBar(), QLabel()
+        self._bar.setTextVisible(False)
+        self._since = 0.0
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._bar)
+        layout.addWidget(self._text)
+        self.hide()
+
+    @property
+    def text(self) -> str:
+        """The line under the bar."""
+        return self._text.text()
+
+    def wait(self, text: str) -> None:
+        """Show that something goes on whose length is not known."""
+        self._bar.setRange(0, 0)
+        self._text.setText(text)
+        self.show()
+
+    def start(self, total: int) -> None:
+        """Begin to count."""
+        self._since = time.monotonic()
+        self._bar.setRange(0, total)
+        self._bar.setValue(0)
+        self._text.setText(f"tile 0 of {total}")
+
+    def update_to(self, done: int, total: int) -> None:
+        """Show `done` of `total` tiles and how long the rest will take."""
+        self._bar.setRange(0, total)
+        self._bar.setValue(done)
+        left = (time.monotonic() - self._since) * (total - done) / max(done, 1)
+        self._text.setText(f"tile {done} of {total}, about {_duration(left)} left")
+
+    def stop(self) -> None:
+        """Hide all."""
+        self.hide()
+
+
+def wrapped_label(text: str = "", style: str = "") -> QLabel:
+    """Return a label that wraps its lines and lets its text be copied."""
+    from qtpy.QtCore import Qt
+
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setStyleSheet(style)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+def add_row(form: QFormLayout, name: str, field: QWidget) -> None:
+    """Add a row whose label aligns with the first line of the field."""
+    label = QLabel(name)
+    label.setBuddy(field)
+    form.addRow(label, field)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

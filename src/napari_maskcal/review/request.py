@@ -1,0 +1,226 @@
+"""From what a user chose to what will be run, or to the reasons why it can't: no GUI, no pixels, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from napari_maskcal.bundle import Description, read_description
+from napari_maskcal.models import model_path
+from napari_maskcal.read.image import check_axes
+from napari_maskcal.restore.loaders.native import read_card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.restore.card import ModelCard
+
+Region = Literal["current plane", "all planes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What can be known of an input without reading its pixels.
+
+    Attributes
+    ----------
+    key
+        Tells one input from another, and one state of its pixels from the next.
+    kind
+        The layer type's name, ``"image"`` for one that can be restored.
+    """
+
+    key: tuple[str, int]
+    name: str = field(compare=False)
+    kind: str
+    rgb: bool
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """All that the user set, right or wrong."""
+
+    source: Source | None
+    axes: str
+    channel: int | None
+    region: Region
+    restorer: str
+    mask_model: str
+    tolerance: float
+    confidence: float
+
+    def differs_in_promise_only(self, other: Choices) -> bool:
+        """Whether the same pixels with the same networks are asked for, at another tolerance or confidence."""
+        same = ("source", "axes", "channel", "region", "restorer", "mask_model")
+        return self != other and all(getattr(self, name) == getattr(other, name) for name in same)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a choice cannot be run; `field` is the name of the attribute of `Choices` that is wrong."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Choices that can be run, with the promise that will be drawn."""
+
+    choices: Choices
+    axes: str
+    restorer: Path
+    mask_model: Path
+    certificate: Certificate
+
+
+def resolve(choices: Choices) -> Request | list[Problem]:
+    """Return what to run, or all that stands in its way."""
+    problems: list[Problem] = []
+
+    def check(name: str, message: str | None) -> None:
+        if message:
+            problems.append(Problem(field=name, message=message))
+
+    axes = ""
+    if not (fault := _source_fault(choices.source)) and choices.source is not None:
+        axes, fault_of_axes = _axes(choices, choices.source)
+        check("axes", fault_of_axes)
+        if axes:
+            check("channel", _channel_fault(choices, axes, choices.source.shape))
+    check("source", fault)
+    card, restorer_hash, fault = _restorer(choices.restorer)
+    check("restorer", fault)
+    bundle, fault = _bundle(choices.mask_model)
+    check("mask_model", fault)
+    if card and axes and choices.source:
+        check("source", _size_fault(choices.source, card))
+    certificate = None
+    if bundle:
+        promise = bundle.certificate
+        if card and promise.fingerprint.restorer_sha256 != restorer_hash:
+            check("mask_model", f"{bundle.card.name} was calibrated for another restorer than {card.name}, so its "
+                  "promise would not hold; choose the pair that belongs together")  # fmt: skip
+        certificate, faults = _promise(promise, choices)
+        problems.extend(faults)
+    if problems or certificate is None:
+        return problems
+    return Request(
+        choices=choices,
+        axes=axes,
+        restorer=model_path(choices.restorer, role="restorer"),
+        mask_model=model_path(choices.mask_model, role="mask"),
+        certificate=certificate,
+    )
+
+
+def describe_bundle(choice: str) -> Description:
+    """Return card and certificate of a mask model; the file is read again only when it has changed.
+
+    Raises
+    ------
+    ValueError
+        See `read_description`.
+    """
+    path = model_path(choice, role="mask")
+    return _read_description(path, _state(path))
+
+
+def device_fault(name: str) -> str | None:
+    """Say what is wrong with a device's name; whether the device is there shows when the run starts."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        return None
+    return f"{name!r} is no device; take auto, cpu, cuda:0 (or another number) or mps"
+
+
+def _source_fault(source: Source | None) -> str | None:
+    if source is None:
+        return "there is no image; open one, or take File > Open Sample > Mask Calibration"
+    if source.kind != "image":
+        return f"{source.name} is a {source.kind.capitalize()} layer; select the Image layer that should be restored"
+    if source.rgb:
+        return f"{source.name} is an RGB image and the network takes one channel; right-click it and Split RGB"
+    if len(source.shape) < 2:
+        return f"{source.name} has shape {source.shape}; an image has at least Y and X"
+    return None
+
+
+def _axes(choices: Choices, source: Source) -> tuple[str, str | None]:
+    try:
+        return check_axes(choices.axes, source.shape, name=source.name), None
+    except ValueError as error:
+        return "", str(error)
+
+
+def _channel_fault(choices: Choices, axes: str, shape: tuple[int, ...]) -> str | None:
+    if "C" not in axes:
+        return None
+    count = shape[axes.index("C")]
+    if choices.channel is None:
+        return f"the image has {count} channels; choose one, counted from 0: the network takes one"
+    if not 0 <= choices.channel < count:
+        return f"the image has channels 0 to {count - 1}; channel {choices.channel} is not one of them"
+    return None
+
+
+def _size_fault(source: Source, card: ModelCard) -> str | None:
+    height, width = source.shape[-2:]
+    if min(height, width) >= card.min_size_px:
+        return None
+    return f"{source.name} has planes of {height} × {width} pixels; {card.name} needs at least {card.min_size_px}"
+
+
+def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:
+    path = model_path(choice, role="restorer")
+    try:
+        card, digest = _read_restorer_card(path, _state(path))
+    except (ValueError, OSError) as error:
+        return None, "", str(error)
+    return card, digest, None
+
+
+def _bundle(choice: str) -> tuple[Description | None, str | None]:
+    try:
+        return describe_bundle(choice), None
+    except (ValueError, OSError) as error:
+        return None, str(error)
+
+
+def _promise(pinned: Certificate, choices: Choices) -> tuple[Certificate | None, list[Problem]]:
+    """Return the certificate for the tolerance and confidence chosen, one check after the other."""
+    problems = []
+    try:
+        pinned.at(tolerance=choices.tolerance)
+    except ValueError as error:
+        problems.append(Problem(field="tolerance", message=str(error)))
+    try:
+        pinned.at(confidence=choices.confidence)
+    except ValueError as error:
+        problems.append(Problem(field="confidence", message=str(error)))
+    if problems:
+        return None, problems
+    return pinned.at(tolerance=choices.tolerance, confidence=choices.confidence), []
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Return what changes when a file does; zeros when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=16)
+def _read_description(path: Path, state: tuple[int, int]) -> Description:
+    return read_description(path)
+
+
+@lru_cache(maxsize=16)
+def _read_restorer_card(path: Path, state: tuple[int, int]) -> tuple[ModelCard, str]:
+    return read_card(path), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from napari_maskcal.models import DEMO
+from napari_maskcal.review.request import likely_devices
 from napari_maskcal.settings import Parameter
 
 _FAULT_STYLE = "color: #E69F00; font-weight: bold;"  # orange of Okabe and Ito: readable on dark and light themes
@@ -59,7 +60,9 @@ class ModelChooser(QComboBox):
         self._suffix = suffix
         self.addItem("bundled demo", DEMO)
         self.addItem("choose a file…", None)
+        # a long path must not widen the dock
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(18)
         self._value = DEMO
         self.activated.connect(self._activated)
 
@@ -82,6 +85,26 @@ class ModelChooser(QComboBox):
         if chosen is None:
             chosen, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", f"Model (*{self._suffix})")
         self.setValue(chosen or self._value)
+
+
+class DeviceChooser(QComboBox):
+    """The devices that are likely here; another can be typed."""
+
+    valueChanged = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addItems(likely_devices())
+        self.setEditable(True)
+        self.currentTextChanged.connect(self.valueChanged)
+
+    def value(self) -> str:
+        """Return the device's name."""
+        return self.currentText().strip()
+
+    def setValue(self, value: str) -> None:
+        """Choose a device by its name."""
+        self.setCurrentText(value)
 
 
 class ProgressLine(QWidget):

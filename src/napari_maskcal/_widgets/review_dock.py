@@ -8,11 +8,12 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils import progress
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QScrollArea, QToolButton, QVBoxLayout, QWidget
 
 from napari_maskcal._widgets.fields import (
+    DeviceChooser,
     Field,
     ModelChooser,
     ProgressLine,
@@ -42,7 +43,12 @@ from napari_maskcal.settings import AXES, CHANNEL, CONFIDENCE, DEVICE, MASK_MODE
 
 
 class ReviewDock(QWidget):
-    """Runs a restorer and a mask model on the active layer and draws the uncertain regions over it."""
+    """Runs a restorer and a mask model on the active layer and draws the uncertain regions over it.
+
+    Emits `runFinished` with the run's last event: `Done`, `Cancelled` or `Failed`.
+    """
+
+    runFinished = Signal(object)
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
@@ -53,6 +59,7 @@ class ReviewDock(QWidget):
         self._worker: GeneratorWorker | None = None
         self._cancel = CancelToken()
         self._activity: Any = None
+        self._last_event: Event | None = None
         self._build()
         self._take_pinned_values()
         self.viewer.layers.selection.events.active.connect(self._follow_active)
@@ -71,7 +78,7 @@ class ReviewDock(QWidget):
         self.region = parameter_widget(REGION, REGION.default)
         self.tolerance = parameter_widget(TOLERANCE, TOLERANCE.minimum)
         self.confidence = parameter_widget(CONFIDENCE, CONFIDENCE.minimum)
-        self.device = parameter_widget(DEVICE, DEVICE.default)
+        self.device = DeviceChooser()
         self.fields = {
             "source": Field(self._input_row(), "The image that is restored: the selected layer."),
             "axes": Field(self.axes.native, AXES.help),
@@ -81,16 +88,17 @@ class ReviewDock(QWidget):
             "mask_model": Field(self.mask_model, MASK_MODEL.help),
             "tolerance": Field(self.tolerance.native, TOLERANCE.help),
             "confidence": Field(self.confidence.native, CONFIDENCE.help),
-            "device": Field(self.device.native, DEVICE.help),
+            "device": Field(self.device, DEVICE.help),
         }
         self._form = QFormLayout()
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         titles = {"source": "Image", "mask_model": "Mask model"}
         for name, field in self.fields.items():
             add_row(self._form, titles.get(name, name.capitalize()), field)
-        for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence, self.device):
+        for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence):
             widget.changed.connect(self._choices_changed)
         self.restorer.valueChanged.connect(self._choices_changed)
+        self.device.valueChanged.connect(self._choices_changed)
         self.mask_model.valueChanged.connect(self._mask_model_changed)
         self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
         self.run_button.clicked.connect(self.run)
@@ -107,6 +115,10 @@ class ReviewDock(QWidget):
         self.input_name = QLabel()
         self.pin = QToolButton()
         self.pin.setText("Pin")
+        self.pin.setStyleSheet(
+            "QToolButton { border: 1px solid gray; border-radius: 3px; padding: 2px 6px; }"
+            "QToolButton:checked { background: #0072B2; color: white; }"
+        )
         self.pin.setCheckable(True)
         self.pin.setToolTip("Keep this image as input when another layer is selected.")
         self.pin.toggled.connect(self._follow_active)
@@ -160,7 +172,7 @@ class ReviewDock(QWidget):
         """What keeps Run from being pressed."""
         found = resolve(self.value())
         problems = found if isinstance(found, list) else []
-        if fault := device_fault(self.device.value):
+        if fault := device_fault(self.device.value()):
             problems = [*problems, Problem(field="device", message=fault)]
         return problems
 
@@ -252,7 +264,7 @@ class ReviewDock(QWidget):
             planes = [here]
         # the plane in view comes first
         planes.sort(key=lambda index: index != here)
-        return _run_events(image, request, planes, self.device.value, self._cancel)
+        return _run_events(image, request, planes, self.device.value(), self._cancel)
 
     def _start(self, events: Iterator[Event], choices: Choices) -> None:
         def stream() -> Iterator[Event]:  # a generator function is what makes a worker that yields
@@ -274,6 +286,7 @@ class ReviewDock(QWidget):
 
     def _take(self, event: Event, choices: Choices) -> None:
         """Turn an event of the run into what is seen. Runs on the GUI thread."""
+        self._last_event = event
         match event:
             case Started():
                 self._add_layers(event, choices)
@@ -332,6 +345,7 @@ class ReviewDock(QWidget):
             self._activity = None
         self._choices_changed()
         self._show_share()
+        self.runFinished.emit(self._last_event)
 
     # ---- the promise in words
 

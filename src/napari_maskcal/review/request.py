@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -129,6 +131,16 @@ def describe_bundle(choice: str) -> Description:
     """
     path = model_path(choice, role="mask")
     return _read_description(path, _state(path))
+
+
+def likely_devices() -> list[str]:
+    """Return the devices worth offering, found without loading torch; another may be typed."""
+    found = ["auto", "cpu"]
+    if sys.platform == "darwin":
+        found.append("mps")
+    if shutil.which("nvidia-smi"):
+        found.append("cuda:0")
+    return found
 
 
 def device_fault(name: str) -> str | None:

@@ -125,7 +125,9 @@ def run(
     with new_folder(out) as folder:
         from napari_maskcal.models import load_mask_model, load_restorer
         from napari_maskcal.pipeline import run as run_pipeline
+        from napari_maskcal.restore.allocator import keep_freed_memory
 
+        keep_freed_memory()
         with _Progress() as progress:
             review = run_pipeline(
                 stack,

@@ -14,30 +14,33 @@ from napari_maskcal.settings import Parameter
 _FAULT_STYLE = "color: #E69F00; font-weight: bold;"  # orange of Okabe and Ito: readable on dark and light themes
 
 
-class Field(QWidget):
-    """A widget with a line below it that says what is wrong with its value."""
+class Field:
+    """A row of a form, and below it a line that says what is wrong with its value."""
 
-    def __init__(self, content: QWidget, tooltip: str = "") -> None:
-        super().__init__()
+    def __init__(self, form: QFormLayout, title: str, content: QWidget, tooltip: str) -> None:
         self.content = content
         content.setToolTip(tooltip)
+        self._form = form
+        # A row of its own: inside another widget a wrapped label would be cut off at one line's height.
         self._fault = wrapped_label(style=_FAULT_STYLE)
-        self._fault.hide()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(content)
-        layout.addWidget(self._fault)
+        form.addRow(title, content)
+        form.addRow(self._fault)
+        self.set_fault("")
 
     @property
     def fault(self) -> str:
         """What is said to be wrong; empty if nothing is."""
-        return "" if self._fault.isHidden() else self._fault.text()
+        return self._fault.text()
 
     def set_fault(self, message: str) -> None:
         """Show why the value can't be used, or nothing."""
         self._fault.setText(message)
-        self._fault.setVisible(bool(message))
+        self._form.setRowVisible(self._fault, bool(message))
+
+    def set_visible(self, visible: bool) -> None:
+        """Show or hide the row, and its fault with it."""
+        self._form.setRowVisible(self.content, visible)
+        self._form.setRowVisible(self._fault, visible and bool(self.fault))
 
 
 def parameter_widget(parameter: Parameter, value: Any) -> Any:
@@ -160,13 +163,6 @@ def wrapped_label(text: str = "", style: str = "") -> QLabel:
     label.setStyleSheet(style)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
-
-
-def add_row(form: QFormLayout, name: str, field: QWidget) -> None:
-    """Add a row whose label aligns with the first line of the field."""
-    label = QLabel(name)
-    label.setBuddy(field)
-    form.addRow(label, field)
 
 
 def _duration(seconds: float) -> str:

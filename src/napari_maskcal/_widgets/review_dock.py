@@ -17,7 +17,6 @@ from napari_maskcal._widgets.fields import (
     Field,
     ModelChooser,
     ProgressLine,
-    add_row,
     parameter_widget,
     wrapped_label,
 )
@@ -79,22 +78,20 @@ class ReviewDock(QWidget):
         self.tolerance = parameter_widget(TOLERANCE, TOLERANCE.minimum)
         self.confidence = parameter_widget(CONFIDENCE, CONFIDENCE.minimum)
         self.device = DeviceChooser()
-        self.fields = {
-            "source": Field(self._input_row(), "The image that is restored: the selected layer."),
-            "axes": Field(self.axes.native, AXES.help),
-            "channel": Field(self.channel.native, CHANNEL.help),
-            "region": Field(self.region.native, REGION.help),
-            "restorer": Field(self.restorer, RESTORER.help),
-            "mask_model": Field(self.mask_model, MASK_MODEL.help),
-            "tolerance": Field(self.tolerance.native, TOLERANCE.help),
-            "confidence": Field(self.confidence.native, CONFIDENCE.help),
-            "device": Field(self.device, DEVICE.help),
-        }
         self._form = QFormLayout()
-        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        titles = {"source": "Image", "mask_model": "Mask model"}
-        for name, field in self.fields.items():
-            add_row(self._form, titles.get(name, name.capitalize()), field)
+        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows = {
+            "source": ("Image", self._input_row(), "The image that is restored: the selected layer."),
+            "axes": ("Axes", self.axes.native, AXES.help),
+            "channel": ("Channel", self.channel.native, CHANNEL.help),
+            "region": ("Region", self.region.native, REGION.help),
+            "restorer": ("Restorer", self.restorer, RESTORER.help),
+            "mask_model": ("Mask model", self.mask_model, MASK_MODEL.help),
+            "tolerance": ("Tolerance", self.tolerance.native, TOLERANCE.help),
+            "confidence": ("Confidence", self.confidence.native, CONFIDENCE.help),
+            "device": ("Device", self.device, DEVICE.help),
+        }
+        self.fields = {name: Field(self._form, *row) for name, row in rows.items()}
         for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence):
             widget.changed.connect(self._choices_changed)
         self.restorer.valueChanged.connect(self._choices_changed)
@@ -150,7 +147,7 @@ class ReviewDock(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(scroll)
-        self.setMinimumWidth(330)
+        self.setMinimumWidth(340)
 
     # ---- what the user chose
 
@@ -177,14 +174,13 @@ class ReviewDock(QWidget):
         return problems
 
     def _choices_changed(self, *_: Any) -> None:
-        channels = "C" in self.axes.value.upper()
-        self._form.setRowVisible(self.fields["channel"], channels)
-        self._form.setRowVisible(self.fields["axes"], self._input is not None)
         faults: dict[str, str] = {}
         for problem in self.problems:
             faults.setdefault(problem.field, problem.message)
         for name, field in self.fields.items():
             field.set_fault(faults.get(name, ""))
+        self.fields["channel"].set_visible("C" in self.axes.value.upper())
+        self.fields["axes"].set_visible(self._input is not None)
         self.run_button.setEnabled(not faults and self._worker is None)
         self.run_button.setToolTip("; ".join(faults.values()))
         if self.results is not None and self._input is not None and self._worker is None:
@@ -280,6 +276,8 @@ class ReviewDock(QWidget):
 
     def cancel(self) -> None:
         """Stop after the tile under way; what is done is kept and marked as partial."""
+        if self._worker is None:
+            return
         self._cancel.cancel()
         self.cancel_button.setEnabled(False)
         self.message.setText("stopping after this tile …")
@@ -331,10 +329,8 @@ class ReviewDock(QWidget):
             self.message.setText("stopped before the first plane was done: nothing was drawn")
         else:
             self.results.finish(result)
-            if not result.complete:
-                self.message.setText(
-                    f"stopped: {result.planes_done} of {result.planes} planes are done, the others are grey"
-                )
+            done = f"{result.planes_done} of {result.planes} planes are done, the others are grey"
+            self.message.setText("" if result.complete else f"stopped: {done}")
 
     def _finished(self) -> None:
         self._worker = None

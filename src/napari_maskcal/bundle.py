@@ -118,6 +118,10 @@ def _read(path: Path) -> tuple[Description, bytes]:
             raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
     if description.certificate.fingerprint.mask_sha256 != mask_sha256(description.card, parts[_WEIGHTS]):
         raise ValueError(f"{path}: its certificate was made for another mask network, so its promise is void")
+    try:
+        description.certificate.verify()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
     if certificate.curves is not None and len(certificate.curves.thresholds) != certificate.n_fields:
         raise ValueError(f"{path}: its curves do not belong to its {certificate.n_fields} calibration fields")

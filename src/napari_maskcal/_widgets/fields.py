@@ -20,10 +20,10 @@ class Field:
     def __init__(self, form: QFormLayout, title: str, content: QWidget, tooltip: str) -> None:
         self.content = content
         content.setToolTip(tooltip)
-        self._form = form
+        self._title = QLabel(title)
         # A row of its own: inside another widget a wrapped label would be cut off at one line's height.
         self._fault = wrapped_label(style=_FAULT_STYLE)
-        form.addRow(title, content)
+        form.addRow(self._title, content)
         form.addRow(self._fault)
         self.set_fault("")
 
@@ -35,12 +35,13 @@ class Field:
     def set_fault(self, message: str) -> None:
         """Show why the value can't be used, or nothing."""
         self._fault.setText(message)
-        self._form.setRowVisible(self._fault, bool(message))
+        self._fault.setVisible(bool(message))
 
     def set_visible(self, visible: bool) -> None:
         """Show or hide the row, and its fault with it."""
-        self._form.setRowVisible(self.content, visible)
-        self._form.setRowVisible(self._fault, visible and bool(self.fault))
+        self.content.setVisible(visible)
+        self._title.setVisible(visible)
+        self._fault.setVisible(visible and bool(self.fault))
 
 
 def parameter_widget(parameter: Parameter, value: Any) -> Any:

@@ -9,6 +9,7 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
+from numpy.typing import NDArray
 
 from napari_maskcal.pipeline import Review
 from napari_maskcal.read.image import Image, from_array, propose_axes
@@ -131,6 +132,12 @@ def result_layers(layer: ImageLayer, review: Review) -> tuple[ImageLayer, ImageL
     )
     uncertain.editable = False
     return restored, uncertainty, uncertain
+
+
+def display_range(plane: NDArray[np.float32]) -> tuple[float, float]:
+    """Return contrast limits that show a restored plane whole but for a few extreme pixels."""
+    low, high = (float(value) for value in np.percentile(plane, (0.1, 99.95)))
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _brightest(review: Review) -> float:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 from napari.layers import Image as ImageLayer
+from numpy.typing import NDArray
 
-from napari_maskcal._widgets.layers import METADATA_KEY, is_result, result_layers
+from napari_maskcal._widgets.layers import METADATA_KEY, display_range, result_layers
 from napari_maskcal.pipeline import Review
 from napari_maskcal.review.request import Choices
 
@@ -15,7 +17,7 @@ class Results:
     def __init__(self, viewer: Any, layer: ImageLayer, review: Review, choices: Choices) -> None:
         self.viewer, self.choices, self.review = viewer, choices, review
         self.layers = result_layers(layer, review)
-        self.outdated = self.partial = False
+        self.outdated = self.partial = self._seen_a_plane = False
         self._note()
         for new in self.layers:
             viewer.add_layer(new)
@@ -31,8 +33,12 @@ class Results:
         """Whether the Labels layer is still in the viewer."""
         return self.uncertain in self.viewer.layers
 
-    def refresh(self) -> None:
-        """Draw what the run has written since."""
+    def refresh(self, plane: NDArray[np.float32]) -> None:
+        """Draw what the run has written since; `plane` is the restored plane it has just finished."""
+        if not self._seen_a_plane:
+            # the input's limits are stretched by its noise and would leave the restored image dim
+            self.layers[0].contrast_limits = display_range(plane)
+            self._seen_a_plane = True
         for layer in self.layers:
             if layer.visible:
                 layer.refresh(extent=False, highlight=False, thumbnail=False)
@@ -78,6 +84,3 @@ class Results:
             layer.metadata = {**layer.metadata, METADATA_KEY: self.review.summary() | {"outdated": self.outdated}}
             if layer.name.split(" (")[0].split(" [")[0] == name:  # a name that the user gave stays
                 layer.name = name + state
-
-
-__all__ = ["Results", "is_result"]

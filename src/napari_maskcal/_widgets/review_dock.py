@@ -292,8 +292,8 @@ class ReviewDock(QWidget):
                 self.progress.update_to(done, total)
                 if self._activity is not None:
                     self._activity.update(done - self._activity.n)
-            case PlaneDone() if self.results is not None:
-                self.results.refresh()
+            case PlaneDone(restored=plane) if self.results is not None:
+                self.results.refresh(plane)
                 self._show_share()
             case Warned(message=message):
                 self.message.setText(message)

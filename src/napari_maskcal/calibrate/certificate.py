@@ -222,6 +222,15 @@ class Certificate(BaseModel):
             }
         )
 
+    def verify(self) -> None:
+        """Raise ValueError unless the threshold is the one that the calibration fields give."""
+        owners = [record.group for record in self.fields]
+        if len(owners) != self.n_fields or dict(Counter(owners)) != self.groups:
+            raise ValueError("the certificate does not list the fields it was calibrated on")
+        own = conformal_threshold([r.threshold for r in self.fields], confidence=self.confidence, groups=owners)
+        if not self.exploration and own != self.threshold:
+            raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
+
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""
         if differences := self.fingerprint.differences(fingerprint):

@@ -68,14 +68,15 @@ class Effort:
         """Return the first try on a device: on a processor, one tile already keeps all cores busy."""
         return cls(device=device, batch=1 if device.type == "cpu" else 8)
 
-    def lower(self, pair: Pair, *, cpu_allowed: bool) -> Effort | None:
-        """Return half the batch, else half the tile, else the processor, else None."""
+    def lower(self, pair: Pair, plan: Plan, *, cpu_allowed: bool) -> Effort | None:
+        """Return half the batch, else half the tile of `plan`, else the processor, else None."""
         if self.batch > 1:
             return replace(self, batch=self.batch // 2)
         if pair.halo_px is not None:
             smallest = smallest_tile_px(halo_px=pair.halo_px, stride_px=pair.stride_px)
-            if self.max_tile_px // 2 >= smallest:
-                return replace(self, max_tile_px=self.max_tile_px // 2)
+            half = max(plan.tile_shape) // 2
+            if half >= smallest:
+                return replace(self, max_tile_px=half)
         if cpu_allowed and self.device.type != "cpu":
             return Effort.on(torch.device("cpu"))
         return None
@@ -132,7 +133,7 @@ def process(
         except (torch.OutOfMemoryError, MemoryError):
             out_of_memory = True
         if out_of_memory:  # outside the except block: its traceback would keep the tensors alive
-            tried, lowered = effort, effort.lower(pair, cpu_allowed=device == "auto")
+            tried, lowered = effort, effort.lower(pair, plan, cpu_allowed=device == "auto")
             if lowered is None:
                 raise MemoryError(
                     f"{tried.device} has too little memory even for one tile of {plan.tile_shape[0]} × "

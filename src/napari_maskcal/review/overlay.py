@@ -13,7 +13,7 @@ TRUSTED, UNCERTAIN, NOT_COMPUTED = 0, 1, 2
 
 # Vermilion and grey of Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision.
 COLOURS: dict[int | None, str] = {UNCERTAIN: "#D55E00", NOT_COMPUTED: "#999999"}
-OPACITY = 0.45
+OPACITY = 0.4
 
 
 def mark_uncertain(uncertainty: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
@@ -36,6 +36,9 @@ def round_down(threshold: float) -> np.float32:
 
 def masked_share(labels: NDArray[Any]) -> float:
     """Return the share of computed pixels that are marked; NaN if none was computed."""
-    counts = np.bincount(labels.ravel(), minlength=3)
-    computed = int(counts[TRUSTED] + counts[UNCERTAIN])
-    return float(counts[UNCERTAIN] / computed) if computed else float("nan")
+    marked = computed = 0
+    for index in np.ndindex(labels.shape[:-2]):  # plane by plane: a stack may be larger than memory
+        plane = labels[index]
+        marked += int(np.count_nonzero(plane == UNCERTAIN))
+        computed += int(np.count_nonzero(plane != NOT_COMPUTED))
+    return marked / computed if computed else float("nan")

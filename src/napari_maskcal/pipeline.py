@@ -175,6 +175,8 @@ def review(
 
         promise = agreed_certificate(restorer, mask_model, certificate)
         indices = list(planes) if planes is not None else check_channel(image, channel).planes(channel=channel)
+        height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
+        promise.check_plane((height, width), name=image.name)
         image.check_in_memory(indices)
         result = _empty_review(image, indices, promise, restorer.card.scale_factor)
         for event in process(image, indices, restorer, mask_model, device=device, cancel=cancel):

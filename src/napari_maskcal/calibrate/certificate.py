@@ -231,6 +231,15 @@ class Certificate(BaseModel):
         if not self.exploration and own != self.threshold:
             raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
 
+    def check_plane(self, shape: tuple[int, int], *, name: str) -> None:
+        """Raise ValueError if planes of `shape`, on the restored grid, are smaller than the fields of the promise."""
+        if any(n < calibrated for n, calibrated in zip(shape, self.field_shape, strict=True)):
+            small, field = (" × ".join(map(str, size)) for size in (shape, self.field_shape))
+            raise ValueError(
+                f"{name} has planes of {small} pixels, smaller than the calibrated fields of {field}: the promise "
+                "says nothing about them; take an image of at least that size, or calibrate on smaller fields"
+            )
+
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""
         if differences := self.fingerprint.differences(fingerprint):

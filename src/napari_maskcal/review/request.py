@@ -100,8 +100,8 @@ def resolve(choices: Choices) -> Request | list[Problem]:
     check("restorer", fault)
     bundle, fault = _bundle(choices.mask_model)
     check("mask_model", fault)
-    if card and axes and choices.source:
-        check("source", _size_fault(choices.source, card))
+    if card and bundle and axes and choices.source:
+        check("source", _size_fault(choices.source, card, bundle.certificate))
     certificate = None
     if bundle:
         promise = bundle.certificate
@@ -180,11 +180,15 @@ def _channel_fault(choices: Choices, axes: str, shape: tuple[int, ...]) -> str |
     return None
 
 
-def _size_fault(source: Source, card: ModelCard) -> str | None:
+def _size_fault(source: Source, card: ModelCard, certificate: Certificate) -> str | None:
     height, width = source.shape[-2:]
-    if min(height, width) >= card.min_size_px:
-        return None
-    return f"{source.name} has planes of {height} × {width} pixels; {card.name} needs at least {card.min_size_px}"
+    if min(height, width) < card.min_size_px:
+        return f"{source.name} has planes of {height} × {width} pixels; {card.name} needs at least {card.min_size_px}"
+    try:
+        certificate.check_plane((card.scale_factor * height, card.scale_factor * width), name=source.name)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:

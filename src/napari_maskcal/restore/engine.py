@@ -122,10 +122,26 @@ def process(
             f"{image.name} has planes of {shape[0]} × {shape[1]} pixels; {restorer.card.name} needs at least "
             f"{pair.min_size_px} along each axis"
         )
-    cancel = cancel or CancelToken()
-    effort, pending = Effort.on(pick_device(device)), list(planes)
+    effort = Effort.on(pick_device(device))
     plan = _plan(shape, pair, effort)
-    yield Started(planes=len(pending), tiles=len(plan.tiles) * len(pending), device=str(effort.device))
+    yield Started(planes=len(planes), tiles=len(plan.tiles) * len(planes), device=str(effort.device))
+    try:
+        yield from _until_it_fits(image, planes, plan, pair, effort, cancel or CancelToken(), device == "auto")
+    finally:
+        pair.to("cpu")  # the networks are the caller's, who may use them on the processor next
+
+
+def _until_it_fits(
+    image: Image,
+    planes: Sequence[Index],
+    plan: Plan,
+    pair: Pair,
+    effort: Effort,
+    cancel: CancelToken,
+    cpu_allowed: bool,
+) -> Iterator[Event]:
+    """Run all planes, with less at a time whenever memory runs out."""
+    pending = list(planes)
     while pending and not cancel.cancelled:
         out_of_memory = False
         try:
@@ -133,7 +149,7 @@ def process(
         except (torch.OutOfMemoryError, MemoryError):
             out_of_memory = True
         if out_of_memory:  # outside the except block: its traceback would keep the tensors alive
-            tried, lowered = effort, effort.lower(pair, plan, cpu_allowed=device == "auto")
+            tried, lowered = effort, effort.lower(pair, plan, cpu_allowed=cpu_allowed)
             if lowered is None:
                 raise MemoryError(
                     f"{tried.device} has too little memory even for one tile of {plan.tile_shape[0]} × "
@@ -142,7 +158,7 @@ def process(
             effort = lowered
             if tried.device.type == "cuda":
                 torch.cuda.empty_cache()
-            plan = _plan(shape, pair, effort)
+            plan = _plan(plan.shape, pair, effort)
             yield Warned(
                 message=f"{tried.device} ran out of memory; going on with {effort.batch} tile(s) of at most "
                 f"{effort.max_tile_px} pixels at a time on {effort.device}"

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -60,7 +61,8 @@ def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate:
     Raises
     ------
     ValueError
-        If the certificate has no curves, or was made for another mask network.
+        If the certificate has no curves, was made for another mask network, or on specimens that this one was
+        trained on.
     """
     from safetensors.numpy import save
 
@@ -73,6 +75,7 @@ def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate:
         "tolerances": certificate.curves.tolerances.astype(np.float64),
         "thresholds": certificate.curves.thresholds.astype(np.float32),
     })  # fmt: skip
+    certificate.check_foreign(card)
     parts = {_WEIGHTS: weights, _CURVES: curves}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     description = Description(card=card, certificate=certificate, sha256=hashes)
@@ -97,10 +100,15 @@ def read_description(path: Path) -> Description:
 
 def read_bundle(path: Path) -> MaskModel:
     """Return the mask model in a bundle; see `read_description` for errors."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     description, weights = _read(path)
-    network = build_network(description.card, load(weights), source=str(path))
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {_WEIGHTS} cannot be read: {error}") from None
+    network = build_network(description.card, tensors, source=str(path))
     return MaskModel(
         card=description.card,
         network=network,
@@ -113,6 +121,8 @@ def _read(path: Path) -> tuple[Description, bytes]:
     check_file(path, suffix=".maskcal")
     parts = _read_parts(path)
     description = _parse_description(parts[_DESCRIPTION], path)
+    if description.card.role != "mask":
+        raise ValueError(f"{path} holds a {description.card.role} network, not a mask network")
     for name in (_WEIGHTS, _CURVES):
         if description.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
             raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
@@ -120,6 +130,7 @@ def _read(path: Path) -> tuple[Description, bytes]:
         raise ValueError(f"{path}: its certificate was made for another mask network, so its promise is void")
     try:
         description.certificate.verify()
+        description.certificate.check_foreign(description.card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
@@ -141,14 +152,14 @@ def _read_parts(path: Path) -> dict[str, bytes]:
                 if info.file_size > _LARGEST_PART[info.filename]:
                     raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
             return {name: archive.read(name) for name in names}
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None
 
 
 def _parse_description(content: bytes, path: Path) -> Description:
     try:
         version = json.loads(content).get("schema_version")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path}: {_DESCRIPTION} is not valid JSON") from None
     if isinstance(version, int) and version > 1:
         raise ValueError(f"{path} was written by a newer napari-maskcal (version {version} of the format); upgrade")
@@ -167,6 +178,7 @@ def _parse_curves(content: bytes, path: Path) -> Curves:
         tolerances, thresholds = arrays["tolerances"], arrays["thresholds"]
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path}: {_CURVES} cannot be read: {error}") from None
-    if thresholds.shape[1:] != tolerances.shape or np.isnan(thresholds).any() or not (np.diff(tolerances) > 0).all():
+    fits = tolerances.ndim == 1 and thresholds.ndim == 2 and thresholds.shape[1] == len(tolerances)
+    if not fits or np.isnan(thresholds).any() or not (np.diff(tolerances) > 0).all():
         raise ValueError(f"{path}: {_CURVES} has tolerances or thresholds that are out of order")
     return Curves(tolerances, thresholds)

@@ -174,7 +174,9 @@ def review(
         from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
 
         promise = agreed_certificate(restorer, mask_model, certificate)
-        indices = list(planes) if planes is not None else check_channel(image, channel).planes(channel=channel)
+        indices = (
+            list(dict.fromkeys(planes)) if planes is not None else check_channel(image, channel).planes(channel=channel)
+        )
         height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
         promise.check_plane((height, width), name=image.name)
         image.check_in_memory(indices)
@@ -219,6 +221,8 @@ def agreed_certificate(
     if promise is None:
         raise ValueError(f"{mask_model.card.name} has no certificate: calibrate it before it may draw a mask")
     promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
+    for card in (restorer.card, mask_model.card):
+        promise.check_foreign(card)
     if promise.mask != "binary":
         raise ValueError("the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these")
     return promise

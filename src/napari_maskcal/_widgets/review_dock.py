@@ -10,7 +10,8 @@ from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QScrollArea, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QPushButton, QScrollArea, QToolButton, QVBoxLayout, QWidget
+from superqt import QElidingLabel
 
 from napari_maskcal._widgets.fields import (
     DeviceChooser,
@@ -109,7 +110,7 @@ class ReviewDock(QWidget):
 
     def _input_row(self) -> QWidget:
         row = QWidget()
-        self.input_name = QLabel()
+        self.input_name = QElidingLabel()  # a long name must not widen the dock
         self.pin = QToolButton()
         self.pin.setText("Pin")
         self.pin.setStyleSheet(

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from napari_maskcal import __version__
-from napari_maskcal.calibrate.guarantee import conformal_threshold, marginal_rank, minimal_n, worst_of_each_group
+from napari_maskcal.calibrate.guarantee import conformal_threshold, marginal_rank, worst_of_each_group
 from napari_maskcal.calibrate.threshold import MaskKind, image_threshold, threshold_curve, trust_mask
 from napari_maskcal.distance.lp import error_magnitude
 from napari_maskcal.distance.registry import parse_distance
@@ -231,6 +231,14 @@ class Certificate(BaseModel):
         if not self.exploration and own != self.threshold:
             raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
 
+    def check_foreign(self, card: ModelCard) -> None:
+        """Raise ValueError if a specimen of the calibration was used to train the network of `card`."""
+        if shared := sorted(set(self.groups) & set(card.trained_on)):
+            raise ValueError(
+                f"{card.name} was trained on {', '.join(shared)}, which the certificate was calibrated on; a network "
+                "errs less on specimens it has seen: calibrate on others"
+            )
+
     def check_plane(self, shape: tuple[int, int], *, name: str) -> None:
         """Raise ValueError if planes of `shape`, on the restored grid, are smaller than the fields of the promise."""
         if any(n < calibrated for n, calibrated in zip(shape, self.field_shape, strict=True)):
@@ -341,12 +349,15 @@ def _curve_of(field: CalibrationField, distance: str, grid: NDArray[np.float64],
 
 
 def _leave_one_out(thresholds: NDArray[Any], owners: Sequence[str], confidence: float) -> Coverage | None:
-    """Coverage of each group by the threshold of the others; None when the others are too few."""
+    """Coverage of each group by the threshold of the others; None when they are too few to say anything.
+
+    At rank 1 it is n - 1 of n whatever the data: the group with the smallest threshold fails, and no other.
+    """
     worst = worst_of_each_group(np.asarray(thresholds, dtype=np.float64), owners)
     n = len(worst)
-    if n - 1 < minimal_n(confidence):
-        return None
     rank = marginal_rank(n - 1, confidence)
+    if rank < 2:
+        return None
     kept = sum(int(own >= np.sort(np.delete(worst, i))[rank - 1]) for i, own in enumerate(worst))
     low, high = clopper_pearson(kept, n)
     return Coverage(kept=kept, of=n, low=low, high=high)

@@ -202,7 +202,7 @@ def _lp_curve(u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Lp
         # A group of equal uncertainty goes in whole: the sum that counts is the one at the group's end.
         at_pixel = below[np.searchsorted(u, u, side="right")]
         return _LpCurve(rule.p, mask, u, below[:-1], np.zeros_like(powers), at_pixel)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         ratios = (error / u.astype(np.float64)) ** rule.p
         above = np.cumsum(ratios[::-1])[::-1]
         at_pixel = below[:-1] + u.astype(np.float64) ** rule.p * above

@@ -98,7 +98,7 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
     kinds: dict[str, type[nn.Module]] = {"unet": UNet, "mask-unet": MaskNetwork}
     arguments = dict(card.network)
     kind = arguments.pop("kind", None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{source} has a network of kind {kind!r}; known are {', '.join(kinds)}")
     try:
         with torch.device("meta"):  # no memory is taken for sizes that the card only claims

@@ -1,0 +1,78 @@
+"""Training of the demo's two networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from napari_maskcal.mask.network import MaskNetwork
+from napari_maskcal.mask.train import train_mask_network
+from napari_maskcal.restore.unet import UNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from demo_fields import Pair, Plane
+
+    from napari_maskcal.mask.train import Triplet
+
+WIDTHS = (16, 32, 64)
+CROP_PX = 96
+LEARNING_RATE = 2e-3
+# The paper's loss works in a narrow window of its weight, so two are tried.
+CANDIDATES = {"score": ("score", 0.0), "paper, weight 30": ("paper", 30.0), "paper, weight 100": ("paper", 100.0)}
+
+
+def train_restorer(
+    pairs: Sequence[Pair], steps: int, rng: np.random.Generator, *, say: Callable[[str], None], batch: int = 8
+) -> UNet:
+    """Return a denoiser trained on random crops with the mean absolute error."""
+    network = UNet(WIDTHS, residual=True)
+    torch.nn.init.zeros_(network.head.weight)  # start from "nothing is changed"
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
+    areas = np.array([pair.truth.size for pair in pairs], dtype=np.float64)
+    losses = []
+    for step in range(1, steps + 1):
+        chosen = rng.choice(len(pairs), size=batch, p=areas / areas.sum())
+        crops = zip(*(_crop(pairs[i], rng) for i in chosen), strict=True)
+        degraded, truth = (torch.from_numpy(np.stack(a))[:, None] for a in crops)
+        loss = (network(degraded) - truth).abs().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if step % 200 == 0 or step == steps:
+            say(f"restorer, step {step} of {steps}: mean absolute error {np.mean(losses[-200:]):.4f}")
+    return network.requires_grad_(False).eval()
+
+
+def _crop(pair: Pair, rng: np.random.Generator, *, size: int = CROP_PX) -> tuple[Plane, Plane]:
+    """Return one random crop of both images, turned and mirrored alike."""
+    y, x = (int(rng.integers(n - size + 1)) for n in pair.truth.shape)
+    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+    turned = [np.rot90(image[y : y + size, x : x + size], turns) for image in (pair.degraded, pair.truth)]
+    degraded, truth = (np.ascontiguousarray(image[:, ::-1] if mirror else image) for image in turned)
+    return degraded, truth
+
+
+def train_candidates(
+    triplets: Sequence[Triplet], steps: int, *, seed: int, say: Callable[[str], None]
+) -> dict[str, MaskNetwork]:
+    """Return the mask networks that trained without collapse, by the name of their loss."""
+    trained = {}
+    for name, (loss, weight) in CANDIDATES.items():
+        torch.manual_seed(seed)
+        network = MaskNetwork(WIDTHS, head="exponential" if loss == "score" else "sigmoid")
+        options = {"steps": steps, "crop_px": CROP_PX, "learning_rate": LEARNING_RATE, "seed": seed}
+        try:
+            history = train_mask_network(network, triplets, loss=loss, weight=weight, **options)
+        except RuntimeError as error:
+            say(f"mask network, {name}: left out, {error}")
+            continue
+        say(f"mask network, {name}: loss {np.mean(history[-100:]):.4f}")
+        trained[name] = network.requires_grad_(False).eval()
+    return trained

@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from napari_maskcal.mask.network import MaskNetwork
 
 _DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
-_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
+_CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
+_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 256 * 2**20, _CURVES: 64 * 2**20}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
@@ -78,6 +79,7 @@ def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate:
     certificate.check_foreign(card)
     parts = {_WEIGHTS: weights, _CURVES: curves}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    hashes[_CERTIFICATE] = _json_sha256(json.loads(certificate.model_dump_json()))
     description = Description(card=card, certificate=certificate, sha256=hashes)
     parts = {_DESCRIPTION: description.model_dump_json(indent=1).encode(), **parts}
     buffer = io.BytesIO()
@@ -128,14 +130,12 @@ def _read(path: Path) -> tuple[Description, bytes]:
             raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
     if description.certificate.fingerprint.mask_sha256 != mask_sha256(description.card, parts[_WEIGHTS]):
         raise ValueError(f"{path}: its certificate was made for another mask network, so its promise is void")
+    certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
     try:
-        description.certificate.verify()
-        description.certificate.check_foreign(description.card)
+        certificate.verify()
+        certificate.check_foreign(description.card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
-    if certificate.curves is not None and len(certificate.curves.thresholds) != certificate.n_fields:
-        raise ValueError(f"{path}: its curves do not belong to its {certificate.n_fields} calibration fields")
     return description.model_copy(update={"certificate": certificate}), parts[_WEIGHTS]
 
 
@@ -158,15 +158,24 @@ def _read_parts(path: Path) -> dict[str, bytes]:
 
 def _parse_description(content: bytes, path: Path) -> Description:
     try:
-        version = json.loads(content).get("schema_version")
+        raw = json.loads(content)
+        version = raw.get("schema_version")
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path}: {_DESCRIPTION} is not valid JSON") from None
     if isinstance(version, int) and version > 1:
         raise ValueError(f"{path} was written by a newer napari-maskcal (version {version} of the format); upgrade")
     try:
-        return Description.model_validate_json(content)
+        description = Description.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(f"{path}: {_DESCRIPTION} is not valid: {first_fault(error)}") from None
+    if description.sha256.get(_CERTIFICATE) != _json_sha256(raw["certificate"]):
+        raise ValueError(f"{path} is damaged or was changed: its certificate is not the one it was saved with")
+    return description
+
+
+def _json_sha256(value: Any) -> str:
+    """Return the hash of a JSON value, whatever its spacing and the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _parse_curves(content: bytes, path: Path) -> Curves:
@@ -179,6 +188,9 @@ def _parse_curves(content: bytes, path: Path) -> Curves:
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path}: {_CURVES} cannot be read: {error}") from None
     fits = tolerances.ndim == 1 and thresholds.ndim == 2 and thresholds.shape[1] == len(tolerances)
-    if not fits or np.isnan(thresholds).any() or not (np.diff(tolerances) > 0).all():
+    # Asked so that NaN, which compares as false, does not pass.
+    if not (fits and (tolerances[1:] > tolerances[:-1]).all() and (thresholds >= 0).all()):
         raise ValueError(f"{path}: {_CURVES} has tolerances or thresholds that are out of order")
+    if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
+        raise ValueError(f"{path}: {_CURVES} has thresholds that fall where the tolerance grows")
     return Curves(tolerances, thresholds)

@@ -47,8 +47,9 @@ def main() -> None:
         sys.exit(wrong_use.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped; nothing was written")
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        _fail(" ".join(str(error).split()) or type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a traceback helps no microscopist
+        known = isinstance(error, ValueError | OSError | MemoryError | ImportError)
+        _fail(("" if known else f"{type(error).__name__}: ") + " ".join(str(error).split()))
 
 
 def _fail(message: str) -> None:
@@ -165,7 +166,7 @@ def info(mask_model: str, as_json: bool) -> None:
 
 
 class _Progress:
-    """A bar on the terminal, fed by the events of a run."""
+    """A bar on the terminal, where there is one, fed by the events of a run."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -176,10 +177,10 @@ class _Progress:
     def __call__(self, event: Event) -> None:
         from napari_maskcal.restore.events import Started, TileDone, Warned
 
-        if isinstance(event, Started):
+        if isinstance(event, Started) and sys.stderr.isatty():
             self._bar = click.progressbar(length=event.tiles, label=f"on {event.device}", file=sys.stderr)
             self._bar.__enter__()
-        elif isinstance(event, TileDone):
+        elif isinstance(event, TileDone) and self._bar is not None:
             self._bar.length = event.total
             self._bar.update(event.done - self._bar.pos)
         elif isinstance(event, Warned):
@@ -204,7 +205,9 @@ def _resolve(
     pinned = describe_bundle(mask_model).certificate
     found = resolve(
         Choices(
-            source=Source(key=("", 0), name=stack.name, kind="image", rgb=False, shape=stack.shape),
+            source=Source(
+                key="", name=stack.name, kind="image", rgb=False, shape=stack.shape, dtype=str(stack.data.dtype)
+            ),
             axes=stack.axes,
             channel=channel,
             region="all planes",

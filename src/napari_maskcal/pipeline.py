@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from napari_maskcal.restore.events import (
     Event,
     Failed,
     PlaneDone,
+    PlaneReviewed,
     Started,
 )
 from napari_maskcal.review.overlay import NOT_COMPUTED, mark_uncertain, masked_share
@@ -77,9 +79,14 @@ class Review:
         """Share of the computed pixels that are marked uncertain."""
         return masked_share(self.uncertain)
 
+    def place(self, index: Index) -> Index:
+        """Return where in the arrays the plane of the image at `index` lies."""
+        return tuple(i - low for i, low in zip(index, self.first, strict=True))
+
     def summary(self) -> dict[str, Any]:
         """Return the certificate and what it was applied to, ready for JSON."""
-        return self.certificate.model_dump(mode="json", exclude={"fields"}) | {
+        certificate: dict[str, Any] = json.loads(self.certificate.model_dump_json(exclude={"fields"}))
+        return certificate | {
             "promise": self.certificate.sentence,
             "limits": self.certificate.limits,
             "input": self.image.name,
@@ -174,24 +181,35 @@ def review(
         from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
 
         promise = agreed_certificate(restorer, mask_model, certificate)
-        indices = (
-            list(dict.fromkeys(planes)) if planes is not None else check_channel(image, channel).planes(channel=channel)
-        )
+        asked = planes if planes is not None else check_channel(image, channel).planes(channel=channel)
+        indices = list(dict.fromkeys(asked))
         height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
         promise.check_plane((height, width), name=image.name)
         image.check_in_memory(indices)
         result = _empty_review(image, indices, promise, restorer.card.scale_factor)
         for event in process(image, indices, restorer, mask_model, device=device, cancel=cancel):
-            if isinstance(event, PlaneDone):
-                result = _with_plane(result, event)
-            yield replace(event, result=result) if isinstance(event, Started) else event
+            match event:
+                case PlaneDone(index=index):
+                    result = _with_plane(result, event)
+                    yield PlaneReviewed(index=index, result=result)
+                case Started():
+                    yield replace(event, result=result)
+                case _:
+                    yield event
         yield Done(result=result) if result.complete else Cancelled(result=result)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error, result=result)
 
 
 def rethreshold(done: Review, certificate: Certificate) -> Review:
-    """Return `done` marked for another tolerance or confidence; no network runs."""
+    """Return `done` marked for another tolerance or confidence; no network runs.
+
+    Raises
+    ------
+    ValueError
+        If the certificate is for other networks than those that made the uncertainty.
+    """
+    certificate.check(done.certificate.fingerprint)
     uncertain = allocate(done.uncertain.shape, np.uint8, fill=NOT_COMPUTED)
     for place in np.ndindex(done.uncertain.shape[:-2]):
         if done.uncertain[place].flat[0] != NOT_COMPUTED:
@@ -200,7 +218,7 @@ def rethreshold(done: Review, certificate: Certificate) -> Review:
 
 
 def _with_plane(result: Review, event: PlaneDone) -> Review:
-    place = tuple(i - low for i, low in zip(event.index, result.first, strict=True))
+    place = result.place(event.index)
     result.restored[place] = event.restored
     result.uncertainty[place] = event.uncertainty
     result.uncertain[place] = mark_uncertain(event.uncertainty, result.certificate.threshold)
@@ -223,6 +241,8 @@ def agreed_certificate(
     promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
     for card in (restorer.card, mask_model.card):
         promise.check_foreign(card)
+    if restorer.card.normalisation != mask_model.card.normalisation:
+        raise ValueError(f"{mask_model.card.name} normalises intensities otherwise than {restorer.card.name} does")
     if promise.mask != "binary":
         raise ValueError("the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these")
     return promise
@@ -245,6 +265,8 @@ def check_channel(image: Image, channel: int | None) -> Image:
 def _empty_review(image: Image, indices: Sequence[Index], certificate: Certificate, factor: int) -> Review:
     if not indices:
         raise ValueError(f"{image.name} has no planes: its shape is {image.shape}")
+    if missing := set(indices) - set(image.planes()):
+        raise ValueError(f"{image.name} has no plane {min(missing)}: its shape is {image.shape}")
     first = tuple(min(axis) for axis in zip(*indices, strict=True))
     last = tuple(max(axis) for axis in zip(*indices, strict=True))
     box = [high - low + 1 for low, high in zip(first, last, strict=True)]

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from magicgui.widgets import create_widget
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from napari_maskcal.models import DEMO
@@ -54,6 +54,14 @@ def parameter_widget(parameter: Parameter, value: Any) -> Any:
     return create_widget(value=value, annotation=parameter.kind, options=options)
 
 
+def set_exactly(widget: Any, value: float) -> None:
+    """Set a number field without rounding or clipping: a pinned value must not become another one by being shown."""
+    digits = len(f"{value:.12f}".rstrip("0").partition(".")[2])
+    widget.native.setDecimals(max(widget.native.decimals(), digits))
+    widget.max = max(widget.max, value)
+    widget.value = value
+
+
 class ModelChooser(QComboBox):
     """The bundled model, or a file."""
 
@@ -78,7 +86,7 @@ class ModelChooser(QComboBox):
         """Choose the bundled model, or a file by its path."""
         if self.findData(value) < 0:
             self.insertItem(1, value, value)
-            self.setItemData(1, value, 3)  # tooltip: the whole path
+            self.setItemData(1, value, Qt.ItemDataRole.ToolTipRole)  # the whole path
         self.setCurrentIndex(self.findData(value))
         if value != self._value:
             self._value = value
@@ -157,8 +165,6 @@ class ProgressLine(QWidget):
 
 def wrapped_label(text: str = "", style: str = "") -> QLabel:
     """Return a label that wraps its lines and lets its text be copied."""
-    from qtpy.QtCore import Qt
-
     label = QLabel(text)
     label.setWordWrap(True)
     label.setStyleSheet(style)

@@ -26,16 +26,17 @@ _AXIS_NAMES = {
 }
 
 
-def describe_layer(layer: Layer | None, version: int) -> Source | None:
-    """Return what can be said of a layer without its pixels; `version` counts the changes of its data."""
+def describe_layer(layer: Layer | None) -> Source | None:
+    """Return what can be said of a layer without its pixels."""
     if layer is None:
         return None
     return Source(
-        key=(str(layer.unique_id), version),
+        key=str(layer.unique_id),
         name=layer.name,
         kind=layer.__class__.__name__.lower(),  # not type(): plugins are handed proxies
         rgb=bool(getattr(layer, "rgb", False)),
         shape=tuple(full_resolution(layer).shape) if isinstance(layer, ImageLayer | LabelsLayer) else (),
+        dtype=str(full_resolution(layer).dtype) if isinstance(layer, ImageLayer) else "",
     )
 
 

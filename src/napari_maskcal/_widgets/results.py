@@ -2,26 +2,29 @@
 
 from typing import Any
 
-import numpy as np
 from napari.layers import Image as ImageLayer
-from numpy.typing import NDArray
 
-from napari_maskcal._widgets.layers import METADATA_KEY, display_range, result_layers
+from napari_maskcal._widgets.layers import METADATA_KEY, display_range, plane_at, result_layers
 from napari_maskcal.pipeline import Review
+from napari_maskcal.restore.events import PlaneReviewed
 from napari_maskcal.review.request import Choices
 
 
 class Results:
-    """What the latest run drew, and for which choices it was drawn."""
+    """What one run drew, and for which choices it was drawn."""
 
-    def __init__(self, viewer: Any, layer: ImageLayer, review: Review, choices: Choices) -> None:
-        self.viewer, self.choices, self.review = viewer, choices, review
-        self.layers = result_layers(layer, review)
-        self.outdated = self.partial = self._seen_a_plane = False
+    def __init__(self, viewer: Any, layer: ImageLayer, first: PlaneReviewed, choices: Choices) -> None:
+        self.viewer, self.choices = viewer, choices
+        self.review: Review = first.result
+        self.layers = result_layers(layer, self.review)
+        # the input's limits are stretched by its noise and would leave the restored image dim
+        self.layers[0].contrast_limits = display_range(self.review.restored[self.review.place(first.index)])
+        self.outdated = self.partial = self.input_changed = False
         self._note()
         for new in self.layers:
             viewer.add_layer(new)
         viewer.layers.selection.active = layer
+        layer.events.data.connect(self._note_changed_input)
 
     @property
     def uncertain(self) -> Any:
@@ -33,54 +36,57 @@ class Results:
         """Whether the Labels layer is still in the viewer."""
         return self.uncertain in self.viewer.layers
 
-    def refresh(self, plane: NDArray[np.float32]) -> None:
-        """Draw what the run has written since; `plane` is the restored plane it has just finished."""
-        if not self._seen_a_plane:
-            # the input's limits are stretched by its noise and would leave the restored image dim
-            self.layers[0].contrast_limits = display_range(plane)
-            self._seen_a_plane = True
-        for layer in self.layers:
-            if layer.visible:
-                layer.refresh(extent=False, highlight=False, thumbnail=False)
+    def advance(self, event: PlaneReviewed) -> None:
+        """Take in that one more plane is done, and draw it if it is the one in view."""
+        self.review = event.result
+        if plane_at(self.uncertain, self.viewer.dims.point) == self.review.place(event.index):
+            self._refresh()
 
     def finish(self, review: Review) -> None:
         """Take the run's last word: complete or partial."""
         self.review = review
         self.partial = not review.complete
         self._note()
-        for layer in self.layers:
-            layer.refresh()
+        self._refresh()
 
     def redraw(self, review: Review, choices: Choices) -> None:
         """Show the same uncertainty under another threshold."""
         self.review, self.choices = review, choices
         self.uncertain.data = review.uncertain
         self.uncertain.editable = False
-        self.outdated = False
+        self.outdated = self.input_changed
         self._note()
 
-    def mark_outdated(self, outdated: bool) -> None:
+    def compare(self, choices: Choices) -> None:
         """Say, in names and metadata, whether these results still belong to what is chosen."""
+        self._set_outdated(self.input_changed or choices != self.choices)
+
+    def retire(self) -> None:
+        """Make room for newer results: these stay, hidden and marked."""
+        self._set_outdated(True)
+        for layer in self.layers:
+            layer.visible = False
+
+    def _note_changed_input(self, *_: Any) -> None:
+        """Remember it for good: that the pixels were others can't be taken back by choosing the layer again."""
+        self.input_changed = True
+        self._set_outdated(True)
+
+    def _set_outdated(self, outdated: bool) -> None:
         if outdated != self.outdated:
             self.outdated = outdated
             self._note()
 
-    def remove(self) -> None:
-        """Take the layers out again: nothing was computed."""
+    def _refresh(self) -> None:
         for layer in self.layers:
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
-
-    def retire(self) -> None:
-        """Make room for newer results: these stay, hidden and marked."""
-        self.mark_outdated(True)
-        for layer in self.layers:
-            layer.visible = False
+            if layer.visible:
+                layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def _note(self) -> None:
         state = f" (partial: {self.review.planes_done} of {self.review.planes} planes)" if self.partial else ""
         state += " (outdated)" if self.outdated else ""
-        for layer, name in zip(self.layers, ("restored", "uncertainty", "uncertain"), strict=True):
-            layer.metadata = {**layer.metadata, METADATA_KEY: self.review.summary() | {"outdated": self.outdated}}
-            if layer.name.split(" (")[0].split(" [")[0] == name:  # a name that the user gave stays
-                layer.name = name + state
+        summary = self.review.summary() | {"outdated": self.outdated}
+        for layer in self.layers:
+            layer.metadata = {**layer.metadata, METADATA_KEY: summary}
+            plain = layer.name.split(" (partial")[0].split(" (outdated")[0]  # also a name that the user gave
+            layer.name = plain + state

@@ -93,15 +93,14 @@ class Curves:
     thresholds: NDArray[np.float32]
 
     def at(self, tolerance: float) -> NDArray[np.float32]:
-        """Return each field's threshold at the largest tolerance of the grid that is not above `tolerance`.
+        """Return each field's threshold at `tolerance`, or at the next smaller one of the grid.
 
         Raises
         ------
         ValueError
             If `tolerance` lies below the grid.
         """
-        # A tolerance that went through a text field comes back with its last digit changed.
-        index = int(np.searchsorted(self.tolerances, tolerance * (1 + 1e-9), side="right")) - 1
+        index = int(np.searchsorted(self.tolerances, tolerance, side="right")) - 1
         if index < 0:
             raise ValueError(f"tolerance is {tolerance:g}; this certificate answers from {self.tolerances[0]:g} on")
         return self.thresholds[:, index]
@@ -174,23 +173,23 @@ class Certificate(BaseModel):
     def sentence(self) -> str:
         """The promise, as one sentence."""
         per_group = sorted(set(self.groups.values()))
-        many = str(per_group[0]) if len(per_group) == 1 else f"{per_group[0]} to {per_group[-1]}"
-        fields = "a field" if per_group == [1] else f"each of {many} fields"
+        many = f"all of {per_group[0]}" if len(per_group) == 1 else "as many as theirs, all"
         size = " × ".join(str(n) for n in self.field_shape)
+        fields = f"a field of {size} pixels" if per_group == [1] else f"{many} fields of {size} pixels"
         error = parse_distance(self.distance).sentence_name
         share = _percent(self.confidence)
         return (
             f"In at least {share} of new specimens like the {len(self.groups)} calibrated ones, the {error} outside "
             f"the marked regions is at most {_percent(self.tolerance)} of the plane's intensity range "
-            f"in {fields} of {size} pixels."
+            f"in {fields}, drawn at random."
         )
 
     @property
     def limits(self) -> str:
         """What the promise does not say."""
         return (
-            f"It is not a promise for specimens of another kind, for each single pixel, or for one given image; "
-            f"on a larger plane it speaks of blocks of {self.field_shape[0]} × {self.field_shape[1]} pixels."
+            f"It is not a promise for specimens of another kind, for each single pixel, for one given image, or for "
+            f"all blocks of {self.field_shape[0]} × {self.field_shape[1]} pixels of a larger plane or a stack at once."
         )
 
     def at(self, *, tolerance: float | None = None, confidence: float | None = None) -> Certificate:
@@ -204,9 +203,10 @@ class Certificate(BaseModel):
         ValueError
             If a value is out of range, there are too few groups for it, or the curves are missing.
         """
-        tolerance = self.tolerance if tolerance is None else check_tolerance(tolerance)
-        confidence = self.confidence if confidence is None else check_confidence(confidence)
-        if np.isclose((tolerance, confidence), (self.tolerance, self.confidence), rtol=1e-9, atol=0).all():
+        # A number that went through a text field comes back with its last digit changed.
+        tolerance = check_tolerance(_pinned_or(tolerance, self.tolerance))
+        confidence = check_confidence(_pinned_or(confidence, self.confidence))
+        if (tolerance, confidence) == (self.tolerance, self.confidence):
             return self
         if self.curves is None:
             raise ValueError("this certificate has no curves: it answers only for the values it was made with")
@@ -223,13 +223,21 @@ class Certificate(BaseModel):
         )
 
     def verify(self) -> None:
-        """Raise ValueError unless the threshold is the one that the calibration fields give."""
+        """Raise ValueError unless this is a pinned certificate whose threshold its fields and curves give."""
+        parse_distance(self.distance)
+        if self.exploration:
+            raise ValueError("the certificate is an exploration; a bundle holds a pinned one")
         owners = [record.group for record in self.fields]
         if len(owners) != self.n_fields or dict(Counter(owners)) != self.groups:
             raise ValueError("the certificate does not list the fields it was calibrated on")
         own = conformal_threshold([r.threshold for r in self.fields], confidence=self.confidence, groups=owners)
-        if not self.exploration and own != self.threshold:
+        if own != self.threshold:
             raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
+        pinned = _rounded_down(np.array([record.threshold for record in self.fields]))
+        if self.curves is None or not np.array_equal(self.curves.at(self.tolerance), pinned):
+            raise ValueError(
+                f"the certificate's curves do not belong to its fields at a tolerance of {self.tolerance:g}"
+            )
 
     def check_foreign(self, card: ModelCard) -> None:
         """Raise ValueError if a specimen of the calibration was used to train the network of `card`."""
@@ -289,11 +297,13 @@ def certify(
     confidence = check_confidence(confidence)
     rule = parse_distance(distance)
     owners = [field.group for field in fields]
-    grid = np.union1d(_CURVE_TOLERANCES, [tolerance])
+    grid = np.union1d(_CURVE_TOLERANCES[~np.isclose(_CURVE_TOLERANCES, tolerance)], [tolerance])
     exact = np.array([
         image_threshold(f.uncertainty, f.restored, f.truth, rule, tolerance, mask) for f in fields
     ])  # fmt: skip
-    curves = Curves(grid, np.stack([_curve_of(f, rule.name, grid, mask) for f in fields]))
+    thresholds = np.stack([_curve_of(f, rule.name, grid, mask) for f in fields])
+    thresholds[:, np.searchsorted(grid, tolerance)] = _rounded_down(exact)
+    curves = Curves(grid, np.maximum.accumulate(thresholds, axis=1))
     threshold = conformal_threshold(exact, confidence=confidence, groups=owners)
     records = tuple(
         FieldRecord(
@@ -344,8 +354,16 @@ def _curve_of(field: CalibrationField, distance: str, grid: NDArray[np.float64],
     exact = threshold_curve(
         field.uncertainty, field.restored, field.truth, distance=distance, tolerances=grid, mask=mask
     )
+    return _rounded_down(exact)
+
+
+def _rounded_down(exact: NDArray[np.float64]) -> NDArray[np.float32]:
     rounded = exact.astype(np.float32)
     return np.where(rounded > exact, np.nextafter(rounded, np.float32(0)), rounded)
+
+
+def _pinned_or(value: float | None, pinned: float) -> float:
+    return pinned if value is None or np.isclose(value, pinned, rtol=1e-9, atol=0) else value
 
 
 def _leave_one_out(thresholds: NDArray[Any], owners: Sequence[str], confidence: float) -> Coverage | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_maskcal.distance.linf import LInfinity
-from napari_maskcal.distance.lp import Lp, error_magnitude
+from napari_maskcal.distance.lp import Lp, error_magnitude, power_of_two
 from napari_maskcal.distance.registry import Distance, parse_distance
 from napari_maskcal.settings import check_tolerance
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 MaskKind = Literal["soft", "binary"]
 
-# Prefix sums of 10^8 float64 terms are off by far less than this; the curve stays on the safe side of it.
-_SUM_MARGIN = 1e-12
+
+def _rounding(terms: int) -> float:
+    """Bound on the relative error of a running sum of positive float64 numbers (Higham 2002, section 4.2)."""
+    return max(1e-12, terms * float(np.finfo(np.float64).eps))
 
 
 def image_threshold(
@@ -51,7 +53,7 @@ def image_threshold(
     Returns
     -------
     float
-        Infinity when the whole image passes; 0.0 when nothing does. The returned threshold itself passes.
+        Infinity when the whole image passes. The returned threshold itself passes.
         For binary masks it is the number right below the uncertainty of the first group of equal pixels that
         may not be trusted, in the dtype of `uncertainty`.
 
@@ -66,11 +68,15 @@ def image_threshold(
     segment. Sums are in float64; the result is evaluated once more and lowered until it passes.
     """
     rule = parse_distance(distance)
+    if not rule.monotone:
+        raise ValueError(f"the distance {rule.name} is not monotone in the threshold; there is no largest one for it")
     tolerance = check_tolerance(tolerance)
     u, error = _checked(uncertainty, restored, truth)
-    threshold = float(_curve(u, error, rule, mask).thresholds(np.array([tolerance]))[0])
+    # From the upper side of rounding, so that a distance equal to the tolerance passes; then down to what holds.
+    threshold = float(_curve(u, error, rule, mask).thresholds(np.array([tolerance]), slack=_rounding(u.size))[0])
+    step = 4e-16
     while rule(trust_mask(u, threshold, mask), error) > tolerance:
-        threshold = _step_down(u, threshold, mask)
+        threshold, step = _step_down(u, threshold, mask, step), 2 * step
     return threshold
 
 
@@ -90,7 +96,7 @@ def threshold_curve(
     """
     wanted = np.array([check_tolerance(float(t)) for t in np.atleast_1d(np.asarray(tolerances, dtype=np.float64))])
     u, error = _checked(uncertainty, restored, truth)
-    return _curve(u, error, parse_distance(distance), mask).thresholds(wanted)
+    return _curve(u, error, parse_distance(distance), mask).thresholds(wanted, slack=-_rounding(u.size))
 
 
 def trust_mask(uncertainty: NDArray[Any], threshold: float, mask: MaskKind) -> NDArray[Any]:
@@ -124,11 +130,10 @@ def _checked(
     return u.ravel(), error_magnitude(images["restored"], images["truth"], u.shape).ravel()
 
 
-def _step_down(u: NDArray[np.floating[Any]], threshold: float, mask: MaskKind) -> float:
-    """Return the next smaller threshold at which the mask differs."""
+def _step_down(u: NDArray[np.floating[Any]], threshold: float, mask: MaskKind, step: float) -> float:
+    """Return a smaller threshold: by the share `step` (soft), or without the last group of equal pixels (binary)."""
     if mask == "soft":
-        largest = float(u.max())
-        return float(np.nextafter(min(threshold, largest) * (1 - 4e-16), 0))
+        return min(threshold, float(u.max())) * (1 - step)
     trusted = u[u <= threshold]
     return float(np.nextafter(trusted.max(), u.dtype.type(0))) if trusted.size else 0.0
 
@@ -147,16 +152,16 @@ class _LInfinityCurve:
     error: NDArray[np.float64]
     mask: MaskKind
 
-    def thresholds(self, tolerances: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.array([self._threshold(tolerance) for tolerance in tolerances])
+    def thresholds(self, tolerances: NDArray[np.float64], *, slack: float) -> NDArray[np.float64]:
+        return np.array([self._threshold(tolerance, slack) for tolerance in tolerances])
 
-    def _threshold(self, tolerance: float) -> float:
+    def _threshold(self, tolerance: float, slack: float) -> float:
         wrong = self.error > tolerance
         if not wrong.any():
             return np.inf
         if self.mask == "binary":
             return float(np.nextafter(self.u[wrong].min(), self.u.dtype.type(0)))
-        return float((tolerance * self.u[wrong].astype(np.float64) / self.error[wrong]).min()) * (1 - _SUM_MARGIN)
+        return float((tolerance * self.u[wrong].astype(np.float64) / self.error[wrong]).min()) * (1 + min(slack, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +173,17 @@ class _LpCurve:
     """
 
     p: float
+    unit: float
     mask: MaskKind
     u: NDArray[np.floating[Any]]
     below: NDArray[np.float64]
     above: NDArray[np.float64]
     at_pixel: NDArray[np.float64]
 
-    def thresholds(self, tolerances: NDArray[np.float64]) -> NDArray[np.float64]:
+    def thresholds(self, tolerances: NDArray[np.float64], *, slack: float) -> NDArray[np.float64]:
         n = len(self.u)
-        budget = n * tolerances**self.p * (1 - _SUM_MARGIN)
+        # errors are at most 1 in this unit, so all of a tolerance above 2 is the same
+        budget = n * np.minimum(tolerances / self.unit, 2) ** self.p * (1 + slack)
         first_failing = np.searchsorted(self.at_pixel, budget, side="right")
         passes = first_failing == n
         j = np.minimum(first_failing, n - 1)
@@ -186,7 +193,7 @@ class _LpCurve:
             room = np.maximum(budget - self.below[j], 0)
             powers = np.divide(room, self.above[j], out=np.zeros_like(room), where=self.above[j] > 0)
             lower = np.where(j > 0, self.u[np.maximum(j - 1, 0)], 0).astype(np.float64)
-            found = np.clip(powers ** (1 / self.p) * (1 - _SUM_MARGIN), lower, self.u[j].astype(np.float64))
+            found = np.clip(powers ** (1 / self.p) * (1 + min(slack, 0)), lower, self.u[j].astype(np.float64))
         return np.where(passes, np.inf, found)
 
 
@@ -196,17 +203,24 @@ _Curve = _LInfinityCurve | _LpCurve
 def _lp_curve(u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Lp, mask: MaskKind) -> _LpCurve:
     order = np.argsort(u, kind="stable")
     u, error = u[order], error[order]
-    powers = error**rule.p
+    unit = power_of_two(error)
+    error = error / unit
+    powers = _positive_powers(error, rule.p)
     below = np.concatenate(([0.0], np.cumsum(powers)))
     if mask == "binary":
         # A group of equal uncertainty goes in whole: the sum that counts is the one at the group's end.
         at_pixel = below[np.searchsorted(u, u, side="right")]
-        return _LpCurve(rule.p, mask, u, below[:-1], np.zeros_like(powers), at_pixel)
+        return _LpCurve(rule.p, unit, mask, u, below[:-1], np.zeros_like(powers), at_pixel)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratios = (error / u.astype(np.float64)) ** rule.p
+        ratios = _positive_powers(error / u.astype(np.float64), rule.p)
         above = np.cumsum(ratios[::-1])[::-1]
         at_pixel = below[:-1] + u.astype(np.float64) ** rule.p * above
     if not np.isfinite(at_pixel).all():
         raise ValueError(f"p = {rule.p:g} is too large for uncertainties from {u[0]:g} to {u[-1]:g}; take a smaller p")
     # Monotone by construction; rounding may not be, and the search needs it.
-    return _LpCurve(rule.p, mask, u, below[:-1], above, np.maximum.accumulate(at_pixel))
+    return _LpCurve(rule.p, unit, mask, u, below[:-1], above, np.maximum.accumulate(at_pixel))
+
+
+def _positive_powers(values: NDArray[np.float64], p: float) -> NDArray[np.float64]:
+    """Return values ** p, where what is not 0 does not become 0: an error that underflows must still count."""
+    return np.where(values > 0, np.maximum(values**p, np.finfo(np.float64).tiny), 0.0)

@@ -19,6 +19,11 @@ def error_magnitude(restored: NDArray[Any], truth: NDArray[Any], shape: tuple[in
     return np.asarray(np.abs(error))
 
 
+def power_of_two(error: NDArray[np.float64]) -> float:
+    """Return the power of two above the largest error: in this unit no power of it overflows, and none is rounded."""
+    return float(np.ldexp(1.0, np.frexp(error.max())[1]))
+
+
 @dataclass(frozen=True, slots=True)
 class Lp:
     """(mean of |trust * (restored - truth)|^p) ^ (1/p), in the units of the images.
@@ -33,7 +38,9 @@ class Lp:
 
     def __call__(self, trust: NDArray[Any], error: NDArray[np.float64]) -> float:
         """Return the distance of a field with pixelwise error magnitudes `error`, of the shape of `trust`."""
-        return float(np.mean((trust * error) ** self.p) ** (1 / self.p))
+        trusted = trust * error
+        unit = power_of_two(trusted)
+        return float(unit * np.mean((trusted / unit) ** self.p) ** (1 / self.p))
 
     @property
     def sentence_name(self) -> str:

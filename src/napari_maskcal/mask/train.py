@@ -117,7 +117,7 @@ def train_mask_network(
         else:
             value = score_loss(logits, restored, truth)
         if not torch.isfinite(value):
-            raise FloatingPointError(f"the loss is {float(value)} at step {step}; lower the learning rate")
+            raise FloatingPointError(f"the loss is {value.item()} at step {step}; lower the learning rate")
         optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

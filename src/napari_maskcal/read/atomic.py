@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -26,6 +27,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder to write into; it gets the name `path` when all is done, and vanishes on an error.
@@ -47,6 +51,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         draft.chmod(0o755)
         draft.rename(path)
     except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
         raise ValueError(
             f"output folder {path} could not be written: {error.strerror or error}; make room or choose another place"
         ) from error

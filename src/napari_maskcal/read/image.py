@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 KNOWN_AXES = "TCZYX"
 
@@ -57,9 +57,13 @@ class Image:
         Raises
         ------
         ValueError
-            If it holds NaN or infinite values; the message counts them and names the first position.
+            If it holds NaN or infinite values (the message counts them and names the first position), or cannot be
+        read at all.
         """
-        plane = np.asarray(self.data[index])
+        try:
+            plane = np.asarray(self.data[index])
+        except Exception as error:  # lazy arrays of any library fail in ways of their own
+            raise ValueError(f"{self.describe(index)} cannot be read: {error}") from error
         check_finite(plane, where=self.describe(index))
         return plane
 
@@ -91,15 +95,20 @@ def from_array(
         If the axes don't fit the array, are unknown or do not end in YX, or the dtype is not a number's.
     """
     axes = check_axes(axes, tuple(data.shape), name=name)
-    dtype = np.dtype(data.dtype)
-    if dtype.kind not in "uif" or dtype.itemsize > 8:
-        raise ValueError(f"{name} has dtype {dtype}; restoring takes integer or floating-point images")
-    if dtype.kind in "ui" and dtype.itemsize == 8:
-        raise ValueError(f"{name} has dtype {dtype}, which exceeds what float32 can tell apart; convert it to uint32")
+    check_dtype(data.dtype, name=name)
     n = len(axes)
     return Image(
         data=data, axes=axes, scale=scale or (1.0,) * n, units=units or ("pixel",) * n, name=name
     )  # fmt: skip
+
+
+def check_dtype(dtype: DTypeLike, *, name: str) -> None:
+    """Raise ValueError unless images of `dtype` can be restored: integers to 32 bits, or floating point."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "uif" or dtype.itemsize > 8:
+        raise ValueError(f"{name} has dtype {dtype}; restoring takes integer or floating-point images")
+    if dtype.kind in "ui" and dtype.itemsize == 8:
+        raise ValueError(f"{name} has dtype {dtype}, which exceeds what float32 can tell apart; convert it to uint32")
 
 
 def check_axes(axes: str, shape: tuple[int, ...], *, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import tifffile
@@ -31,7 +33,7 @@ def read_tiff(path: Path, *, axes: str | None = None) -> Image:
             series = file.series[0]
             data, stored = series.asarray(), series.axes
             sizes = _sizes(file)
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
+    except (OSError, ValueError, IndexError, struct.error, zlib.error, tifffile.TiffFileError) as error:
         raise ValueError(f"{path} cannot be read as TIFF: {error}") from error
     if stored.endswith("S") and axes is None:
         raise ValueError(f"{path.name} is an RGB image; the network takes one channel: split the channels first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,9 @@ def _until_it_fits(
         out_of_memory = False
         try:
             yield from _run(image, pending, plan, pair, effort, cancel, len(planes))
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             out_of_memory = True
         if out_of_memory:  # outside the except block: its traceback would keep the tensors alive
             tried, lowered = effort, effort.lower(pair, plan, cpu_allowed=cpu_allowed)
@@ -163,6 +166,12 @@ def _until_it_fits(
                 message=f"{tried.device} ran out of memory; going on with {effort.batch} tile(s) of at most "
                 f"{effort.max_tile_px} pixels at a time on {effort.device}"
             )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; for processors and Apple's GPUs torch has no class of its own, only a text."""
+    texts = ("DefaultCPUAllocator", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
 
 
 def _plan(shape: tuple[int, int], pair: Pair, effort: Effort) -> Plan:
@@ -198,7 +207,8 @@ def normalise(plane: NDArray[Any], offset: float, span: float) -> NDArray[np.flo
     """Return ``(plane - offset) / span`` in float32."""
     # float32 holds 16-bit integers exactly; wider ones would lose digits before the offset is taken off.
     if plane.dtype.itemsize > 2:
-        return np.asarray((plane.astype(np.float64) - offset) / span, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite here is refused with the outputs
+            return np.asarray((plane.astype(np.float64) - offset) / span, dtype=np.float32)
     return (plane.astype(np.float32) - np.float32(offset)) / np.float32(span)
 
 
@@ -235,15 +245,14 @@ def _run(
             if open_planes[index].tiles_left == 0:
                 finished = open_planes.pop(index)
                 pending.remove(index)
-                yield _close(finished, plan, pair.factor)
+                yield _close(finished, plan, pair.factor, where=image.describe(finished.index))
 
 
 def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.device) -> None:
     degraded = torch.stack([plane.degraded[:, tile.read[0], tile.read[1]] for plane, tile in batch])
     degraded = degraded.to(device, memory_format=torch.channels_last)
-    # TensorFloat-32, torch's default for convolutions on CUDA, has 10 bits: not the float32 that was calibrated.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        outputs = [output.float().cpu().numpy()[:, 0] for output in pair(degraded)]
+    with torch.inference_mode(), _exact_float32(device):
+        outputs = [output.cpu().numpy()[:, 0] for output in pair(degraded)]
     for (plane, tile), restored, uncertainty in zip(batch, *outputs, strict=True):
         keep, target = tile.keep(pair.factor), tile.target(pair.factor)
         plane.restored[target] = restored[keep]
@@ -251,10 +260,30 @@ def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.dev
         plane.tiles_left -= 1
 
 
-def _close(plane: _OpenPlane, plan: Plan, factor: int) -> PlaneDone:
+@contextmanager
+def _exact_float32(device: torch.device) -> Iterator[None]:
+    """Compute in the float32 that was calibrated, whatever precision others have asked of torch.
+
+    TensorFloat-32, torch's default for convolutions on CUDA, has 10 bits, and autocast has 7 or 10.
+    """
+    with ExitStack() as settings:
+        settings.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            settings.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        yield
+
+
+def _close(plane: _OpenPlane, plan: Plan, factor: int, *, where: str) -> PlaneDone:
     """Take the padding off and return to the image's own intensities."""
     inside = tuple(slice(0, factor * n) for n in plan.shape)
     restored = plane.restored[inside]
-    restored *= np.float32(plane.span)
-    restored += np.float32(plane.offset)
-    return PlaneDone(index=plane.index, restored=restored, uncertainty=plane.uncertainty[inside])
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, with the number of pixels
+        restored *= np.float32(plane.span)
+        restored += np.float32(plane.offset)
+    uncertainty = plane.uncertainty[inside]
+    for what, values in (("restored image", restored), ("uncertainty", uncertainty)):
+        if count := int(np.count_nonzero(~np.isfinite(values))):
+            raise ValueError(
+                f"{where}: the {what} has {count} values that are NaN or infinite; clip the extreme pixels of the image"
+            )
+    return PlaneDone(index=plane.index, restored=restored, uncertainty=uncertainty)

@@ -43,6 +43,14 @@ class PlaneDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneReviewed:
+    """A plane is in the arrays of the review `result`, marked."""
+
+    index: tuple[int, ...]
+    result: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """The run goes on, but otherwise than asked for."""
 
@@ -71,7 +79,7 @@ class Done:
     result: Any
 
 
-Event = Started | TileDone | PlaneDone | Warned | Failed | Cancelled | Done
+Event = Started | TileDone | PlaneDone | PlaneReviewed | Warned | Failed | Cancelled | Done
 
 
 class CancelToken:

@@ -28,14 +28,20 @@ def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32
 
 def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: NDArray[Any]) -> NDArray[np.float32]:
     """Return the uncertainty of `restored`, (Y, X), whose normalisation is measured on `degraded`."""
-    offset, span = mask_model.card.normalisation.measure(degraded)
     factor = restored.shape[0] // degraded.shape[0]
+    if restored.shape != tuple(factor * n for n in degraded.shape):
+        raise ValueError(f"the restored plane has shape {restored.shape}, which is no multiple of {degraded.shape}")
     stride = mask_model.card.stride_px
+    if any(n % stride for n in restored.shape):
+        raise ValueError(
+            f"the plane has shape {restored.shape}; cut it to multiples of {stride} pixels, or take "
+            "pipeline.run, which restores and masks it in one go: padding it here would not give the same uncertainty"
+        )
+    offset, span = mask_model.card.normalisation.measure(degraded)
     repeated = normalise(degraded, offset, span).repeat(factor, axis=0).repeat(factor, axis=1)
     with torch.inference_mode():
         output = mask_model.network(_padded(repeated, stride), _padded(normalise(restored, offset, span), stride))
-        output = output[0, 0].numpy()
-    return np.asarray(output[: restored.shape[0], : restored.shape[1]], dtype=np.float32)
+    return np.asarray(output[0, 0].numpy(), dtype=np.float32)
 
 
 def _padded(plane: NDArray[Any], stride_px: int) -> torch.Tensor:

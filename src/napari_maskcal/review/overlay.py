@@ -21,7 +21,8 @@ def mark_uncertain(uncertainty: NDArray[np.float32], threshold: float) -> NDArra
 
     The mask is that of the binary calibration: a pixel is trusted when ``uncertainty <= threshold``.
     """
-    return (uncertainty > round_down(threshold)).astype(np.uint8)
+    # Not "u > threshold": an uncertainty that is no number at all must never pass for trusted.
+    return (~(uncertainty <= round_down(threshold))).astype(np.uint8)
 
 
 def round_down(threshold: float) -> np.float32:

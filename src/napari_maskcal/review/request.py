@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from napari_maskcal.bundle import Description, read_description
 from napari_maskcal.models import model_path
-from napari_maskcal.read.image import check_axes
+from napari_maskcal.read.image import check_axes, check_dtype
 from napari_maskcal.restore.loaders.native import read_card
 
 if TYPE_CHECKING:
@@ -31,16 +31,17 @@ class Source:
     Attributes
     ----------
     key
-        Tells one input from another, and one state of its pixels from the next.
+        Tells one input from another.
     kind
         The layer type's name, ``"image"`` for one that can be restored.
     """
 
-    key: tuple[str, int]
+    key: str
     name: str = field(compare=False)
     kind: str
     rgb: bool
     shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,8 @@ def resolve(choices: Choices) -> Request | list[Problem]:
     check("restorer", fault)
     bundle, fault = _bundle(choices.mask_model)
     check("mask_model", fault)
+    if card and bundle and card.normalisation != bundle.card.normalisation:
+        check("mask_model", f"{bundle.card.name} normalises intensities otherwise than {card.name} does")
     if card and bundle and axes and choices.source:
         check("source", _size_fault(choices.source, card, bundle.certificate))
     certificate = None
@@ -159,6 +162,10 @@ def _source_fault(source: Source | None) -> str | None:
         return f"{source.name} is an RGB image and the network takes one channel; right-click it and Split RGB"
     if len(source.shape) < 2:
         return f"{source.name} has shape {source.shape}; an image has at least Y and X"
+    try:
+        check_dtype(source.dtype, name=source.name)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -195,7 +202,7 @@ def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:
     path = model_path(choice, role="restorer")
     try:
         card, digest = _read_restorer_card(path, _state(path))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return None, "", str(error)
     return card, digest, None
 
@@ -203,7 +210,7 @@ def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:
 def _bundle(choice: str) -> tuple[Description | None, str | None]:
     try:
         return describe_bundle(choice), None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return None, str(error)
 
 
@@ -239,4 +246,6 @@ def _read_description(path: Path, state: tuple[int, int]) -> Description:
 
 @lru_cache(maxsize=16)
 def _read_restorer_card(path: Path, state: tuple[int, int]) -> tuple[ModelCard, str]:
-    return read_card(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    card = read_card(path)
+    with path.open("rb") as file:
+        return card, hashlib.file_digest(file, "sha256").hexdigest()

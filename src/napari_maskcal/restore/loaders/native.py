@@ -70,7 +70,8 @@ def write_restorer(path: Path, network: nn.Module, card: ModelCard) -> None:
 def check_file(path: Path, *, suffix: str) -> None:
     """Raise ValueError if `path` is no file, or by its first bytes a format that can run code."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; choose a {suffix} file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}; choose a {suffix} file")
     if path.stat().st_size > _LARGEST_FILE:
         raise ValueError(f"{path} is {path.stat().st_size / 2**30:.1f} GiB, larger than any network this reads")
     with path.open("rb") as file:
@@ -107,9 +108,27 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: the weights do not fit the model card: {_first_line(error)}") from None
     for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{source}: weight {name} is {tensor.dtype}; networks are calibrated and run in float32")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{source}: weight {name} has values that are NaN or infinite")
+    _check_geometry(card, network, source=source)
     return network.requires_grad_(False).eval()
+
+
+def _check_geometry(card: ModelCard, network: Any, *, source: str) -> None:
+    """Refuse a card that claims less than the network needs: its tiles would not be exact."""
+    if card.stride_px % network.stride_px:
+        raise ValueError(
+            f"{source}: the card's stride_px is {card.stride_px}, but the network's is {network.stride_px}"
+        )
+    if card.halo_px is not None and card.halo_px < network.halo_px:
+        raise ValueError(f"{source}: the card's halo_px is {card.halo_px}, but the network reaches {network.halo_px}")
+    if card.scale_factor != 1 or card.channels != 1:
+        raise ValueError(
+            f"{source}: the card's scale_factor is {card.scale_factor} and its channels {card.channels}; "
+            "networks of this format map one channel to one of the same size"
+        )
 
 
 def _plain(network: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,172 @@
+"""The upper half of the Review dock: what is chosen, and what is wrong with it."""
+
+from typing import Any
+
+import napari
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QToolButton, QWidget
+from superqt import QElidingLabel
+
+from napari_maskcal._widgets.fields import DeviceChooser, Field, ModelChooser, parameter_widget, set_exactly
+from napari_maskcal._widgets.layers import describe_layer, is_result, named_axes
+from napari_maskcal.review.request import Choices, Problem, describe_bundle, device_fault, resolve
+from napari_maskcal.settings import AXES, CHANNEL, CONFIDENCE, DEVICE, MASK_MODEL, REGION, RESTORER, TOLERANCE
+
+_PIN_STYLE = (
+    "QToolButton { border: 1px solid gray; border-radius: 3px; padding: 2px 6px; }"
+    "QToolButton:checked { background: #0072B2; color: white; }"
+)
+
+
+class ReviewForm(QWidget):
+    """Fields for all choices of a review, each with the reason below it when it can't be used.
+
+    Emits `choicesChanged` whenever one of them, or the selected layer, has changed.
+    """
+
+    choicesChanged = Signal()
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self._input: Layer | None = None
+        self._make_widgets()
+        self._make_rows()
+        self._take_pinned_values()
+        self._connect()
+
+    def value(self) -> Choices:
+        """Return all choices as they stand, right or wrong."""
+        return Choices(
+            source=describe_layer(self._input),
+            axes=self.axes.value,
+            channel=self.channel.value if self._has_channels() and self.channel.value >= 0 else None,
+            region=self.region.value,
+            restorer=self.restorer.value(),
+            mask_model=self.mask_model.value(),
+            tolerance=self.tolerance.value,
+            confidence=self.confidence.value,
+        )
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All that stands in the way of a run."""
+        found = resolve(self.value())
+        problems = found if isinstance(found, list) else []
+        if fault := device_fault(self.device.value()):
+            problems = [*problems, Problem(field="device", message=fault)]
+        return problems
+
+    def show_problems(self) -> list[Problem]:
+        """Write each reason below its field, the first where there are several, and return them all."""
+        problems = self.problems
+        faults = {problem.field: problem.message for problem in reversed(problems)}
+        for name, field in self.fields.items():
+            field.set_fault(faults.get(name, ""))
+        self.fields["channel"].set_visible(self._has_channels())
+        self.fields["axes"].set_visible(self._input is not None)
+        return problems
+
+    def follow_active(self, *_: Any) -> None:
+        """Take the selected layer as input, unless the input is pinned or the layer is a result."""
+        active = self.viewer.layers.selection.active
+        looking_at_results = is_result(active) or (active is None and self._input in self.viewer.layers)
+        if not (self.pin.isChecked() and self._input is not None) and not looking_at_results:
+            self._take_input(active)
+        self.choicesChanged.emit()
+
+    def release_viewer(self) -> None:
+        """Stop listening to the viewer."""
+        self.viewer.layers.selection.events.active.disconnect(self.follow_active)
+        self.viewer.layers.events.removed.disconnect(self._layer_removed)
+
+    def _make_widgets(self) -> None:
+        self.restorer = ModelChooser(".safetensors")
+        self.mask_model = ModelChooser(".maskcal")
+        self.axes = parameter_widget(AXES, "")
+        self.channel = parameter_widget(CHANNEL, -1)
+        self.channel.native.setSpecialValueText("choose")  # shown for the minimum, -1
+        self.region = parameter_widget(REGION, REGION.default)
+        self.tolerance = parameter_widget(TOLERANCE, TOLERANCE.minimum)
+        self.confidence = parameter_widget(CONFIDENCE, CONFIDENCE.minimum)
+        self.device = DeviceChooser()
+
+    def _make_rows(self) -> None:
+        self.form = QFormLayout()
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows = {
+            "source": ("Image", self._input_row(), "The image that is restored: the selected layer."),
+            "axes": ("Axes", self.axes.native, AXES.help),
+            "channel": ("Channel", self.channel.native, CHANNEL.help),
+            "region": ("Region", self.region.native, REGION.help),
+            "restorer": ("Restorer", self.restorer, RESTORER.help),
+            "mask_model": ("Mask model", self.mask_model, MASK_MODEL.help),
+            "tolerance": ("Tolerance", self.tolerance.native, TOLERANCE.help),
+            "confidence": ("Confidence", self.confidence.native, CONFIDENCE.help),
+            "device": ("Device", self.device, DEVICE.help),
+        }
+        self.fields = {name: Field(self.form, *row) for name, row in rows.items()}
+
+    def _input_row(self) -> QWidget:
+        row = QWidget()
+        self.input_name = QElidingLabel()  # a long name must not widen the dock
+        self.pin = QToolButton()
+        self.pin.setText("Pin")
+        self.pin.setStyleSheet(_PIN_STYLE)
+        self.pin.setCheckable(True)
+        self.pin.setToolTip("Keep this image as input when another layer is selected.")
+        layout = QHBoxLayout(row)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.input_name, 1)
+        layout.addWidget(self.pin)
+        return row
+
+    def _connect(self) -> None:
+        for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence):
+            widget.changed.connect(self._changed)
+        self.restorer.valueChanged.connect(self._changed)
+        self.device.valueChanged.connect(self._changed)
+        self.mask_model.valueChanged.connect(self._mask_model_changed)
+        self.pin.toggled.connect(self.follow_active)
+        self.viewer.layers.selection.events.active.connect(self.follow_active)
+        self.viewer.layers.events.removed.connect(self._layer_removed)
+
+    def _changed(self, *_: Any) -> None:
+        self.choicesChanged.emit()
+
+    def _mask_model_changed(self, *_: Any) -> None:
+        self._take_pinned_values()
+        self.choicesChanged.emit()
+
+    def _take_pinned_values(self) -> None:
+        """Start from the tolerance and confidence that the certificate was pinned to."""
+        try:
+            pinned = describe_bundle(self.mask_model.value()).certificate
+        except (ValueError, OSError, MemoryError):
+            return  # the field says why
+        with self.tolerance.changed.blocked(), self.confidence.changed.blocked():
+            set_exactly(self.tolerance, pinned.tolerance)
+            set_exactly(self.confidence, pinned.confidence)
+
+    def _take_input(self, layer: Layer | None) -> None:
+        if layer == self._input:
+            return
+        self._input = layer
+        self.input_name.setText(layer.name if layer is not None else "none")
+        if not isinstance(layer, ImageLayer):
+            return
+        axes, said = named_axes(layer)
+        with self.axes.changed.blocked():
+            self.axes.value = axes
+        self.axes.tooltip = AXES.help if said else AXES.help + " The layer does not say: this is the usual order."
+
+    def _layer_removed(self, event: Any) -> None:
+        if event.value == self._input:
+            self.pin.setChecked(False)
+            self._take_input(None)
+            self.follow_active()
+
+    def _has_channels(self) -> bool:
+        return "C" in self.axes.value.upper()

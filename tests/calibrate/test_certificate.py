@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from napari_maskcal.calibrate import conformal_threshold, image_threshold
+from napari_maskcal.calibrate.certificate import CalibrationField, Certificate, Fingerprint, certify, clopper_pearson
+from napari_maskcal.restore.card import Normalisation
+
+FINGERPRINT = Fingerprint(restorer_sha256="r", mask_sha256="m", normalisation=Normalisation())
+
+
+def random_fields(groups: int = 12, *, each: int = 1, shape: tuple[int, int] = (12, 15)) -> list[CalibrationField]:
+    rng = np.random.default_rng(groups)
+    fields = []
+    for i in range(groups * each):
+        u = rng.gamma(2, 0.2, shape).astype(np.float32) + np.float32(0.01)
+        truth = rng.normal(size=shape).astype(np.float32)
+        restored = truth + (0.2 * u * rng.normal(size=shape)).astype(np.float32) * np.float32(rng.lognormal(0, 0.3))
+        fields.append(
+            CalibrationField(
+                name=f"field {i}", group=f"specimen {i // each}", uncertainty=u, restored=restored, truth=truth
+            )
+        )
+    return fields
+
+
+def certified(fields: list[CalibrationField] | None = None, **changes) -> Certificate:
+    options = {"distance": "l1", "tolerance": 0.05, "confidence": 0.9, "fingerprint": FINGERPRINT}
+    return certify(fields or random_fields(), **options | changes)
+
+
+def own_thresholds(fields: list[CalibrationField], tolerance: float, mask: str = "binary") -> list[float]:
+    return [image_threshold(f.uncertainty, f.restored, f.truth, "l1", tolerance, mask) for f in fields]
+
+
+@pytest.mark.parametrize("mask", ["soft", "binary"])
+def test_the_threshold_is_the_rank_of_the_exact_image_thresholds(mask):
+    fields = random_fields(12, each=2)
+    own, owners = own_thresholds(fields, 0.05, mask), [f.group for f in fields]
+    certificate = certified(fields, mask=mask)
+    assert certificate.threshold == conformal_threshold(own, 0.9, groups=owners)
+    assert certificate.threshold != conformal_threshold(own, 0.9)
+    assert [record.threshold for record in certificate.fields] == own
+    assert (certificate.n_fields, certificate.field_shape) == (24, (12, 15))
+    assert certificate.groups == {f"specimen {i}": 2 for i in range(12)}
+
+
+def test_each_field_is_recorded_with_its_distance_and_the_share_that_is_masked():
+    fields = random_fields()
+    certificate = certified(fields)
+    for field, record in zip(fields, certificate.fields, strict=True):
+        error = np.abs(field.restored.astype(np.float64) - field.truth)
+        assert record.distance == pytest.approx(error.mean())
+        assert record.masked_share == pytest.approx((field.uncertainty > certificate.threshold).mean())
+    assert 0 < np.mean([record.masked_share for record in certificate.fields]) < 1
+
+
+def test_the_promise_is_one_sentence_with_its_numbers():
+    assert certified(tolerance=0.02, confidence=0.8).sentence == (
+        "In at least 80 % of new specimens like the 12 calibrated ones, the mean absolute error outside the marked "
+        "regions is at most 2 % of the plane's intensity range in a field of 12 × 15 pixels."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (random_fields(10, each=3), "in each of 3 fields of 12 × 15 pixels"),
+        (random_fields(10, each=3)[:-1], "in each of 2 to 3 fields of 12 × 15 pixels"),
+        (random_fields(10)[1:], "like the 9 calibrated ones"),
+    ],
+)
+def test_the_promise_says_how_many_fields_of_a_specimen_it_is_about(fields, words):
+    assert words in certified(fields).sentence
+
+
+def test_the_limits_name_the_calibrated_size():
+    assert "on a larger plane it speaks of blocks of 12 × 15 pixels" in certified().limits
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 10.0])
+def test_json_gives_the_same_certificate_back_infinite_thresholds_too(tolerance):
+    certificate = certified(tolerance=tolerance)
+    assert (certificate.threshold == np.inf) == (tolerance == 10)
+    text = certificate.model_dump_json()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    again = Certificate.model_validate_json(text)
+    assert again == certificate.model_copy(update={"curves": None})
+    assert again.sentence == certificate.sentence
+
+
+@pytest.mark.parametrize(
+    "change", [{"tolerance": 0}, {"threshold": -1}, {"confidence": 1}, {"schema_version": 2}, {"guarantee": "pac"}]
+)
+def test_json_with_a_value_out_of_range_is_no_certificate(change):
+    content = json.loads(certified().model_dump_json())
+    assert Certificate.model_validate(content)
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        Certificate.model_validate(content | change)
+
+
+def test_other_values_are_exploration_and_the_same_ones_are_not():
+    certificate = certified()
+    assert certificate.at() is certificate
+    assert certificate.at(tolerance=0.05 * (1 + 1e-12), confidence=0.9) is certificate
+    assert not certificate.exploration
+    other = certificate.at(tolerance=0.1)
+    assert other.exploration
+    assert (other.tolerance, other.confidence, other.distance) == (0.1, 0.9, "l1")
+    assert other.threshold > certificate.threshold > certificate.at(tolerance=0.03).threshold
+    assert certificate.at(confidence=0.5).threshold > certificate.threshold
+    assert "at most 10 %" in other.sentence
+
+
+@pytest.mark.parametrize("mask", ["soft", "binary"])
+def test_another_tolerance_is_answered_as_a_new_calibration_would_or_a_little_more_carefully(mask):
+    fields = random_fields(20, each=2)
+    certificate = certified(fields, mask=mask)
+    finite = 0
+    for tolerance in (0.011, 0.0337, 0.05, 0.0777, 0.15, 0.9):
+        for confidence in (0.6, 0.9, 0.95):
+            quick = certificate.at(tolerance=tolerance, confidence=confidence).threshold
+            exact = certified(fields, mask=mask, tolerance=tolerance, confidence=confidence).threshold
+            careful = certified(fields, mask=mask, tolerance=tolerance / 1.03, confidence=confidence).threshold
+            assert careful * (1 - 1e-6) <= quick <= exact
+            finite += np.isfinite(exact)
+    assert finite >= 12
+
+
+def test_the_curves_are_float32_rounded_down():
+    fields = random_fields()
+    curves = certified(fields).curves
+    assert curves.thresholds.dtype == np.float32
+    exact = np.array([own_thresholds(fields, tolerance, "binary") for tolerance in curves.tolerances]).T
+    assert (curves.thresholds <= exact).all()
+    np.testing.assert_allclose(curves.thresholds, exact, rtol=1e-6)
+
+
+def test_a_tolerance_keeps_its_own_column_after_a_trip_through_text():
+    curves = certified(tolerance=0.04321).curves
+    own = curves.at(0.04321)
+    assert np.array_equal(own, curves.at(0.04321 * (1 - 1e-15)))
+    assert not np.array_equal(own, curves.at(0.04320))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"confidence": 0.95}, r"at least 19 groups .* confidence of 0\.95, got 12"),
+        ({"confidence": 1.0}, r"confidence is 1;"),
+        ({"tolerance": 0.0001}, r"tolerance is 0\.0001; this certificate answers from 0\.001 on"),
+        ({"tolerance": -1}, r"tolerance is -1;"),
+    ],
+)
+def test_a_promise_that_the_fields_do_not_support_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        certified().at(**change)
+
+
+def test_without_curves_a_certificate_answers_only_for_its_own_values():
+    certificate = certified().model_copy(update={"curves": None})
+    assert certificate.at(tolerance=0.05) is certificate
+    with pytest.raises(ValueError, match="has no curves"):
+        certificate.at(tolerance=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"restorer_sha256": "other"}, ["the restorer"]),
+        ({"mask_sha256": "other"}, ["the mask network"]),
+        ({"normalisation": Normalisation(low_percentile=2)}, ["the normalisation of intensities"]),
+        ({"dtype": "float16"}, ["the number type"]),
+        ({"tiles": "never cut"}, ["the tiling"]),
+        ({"restorer_sha256": "other", "dtype": "float16"}, ["the restorer", "the number type"]),
+    ],
+)
+def test_what_differs_from_the_calibration_is_named(change, words):
+    certificate, other = certified(), FINGERPRINT.model_copy(update=change)
+    assert FINGERPRINT.differences(FINGERPRINT) == []
+    certificate.check(FINGERPRINT)
+    assert FINGERPRINT.differences(other) == words
+    with pytest.raises(ValueError, match=f"does not hold here: {', '.join(words)} differ"):
+        certificate.check(other)
+
+
+def test_a_fingerprint_tells_networks_apart_by_hash_normalisation_and_reach(trained):
+    restorer, mask = trained.restorer, trained.mask_model
+    own = Fingerprint.of(restorer, mask.card, mask.sha256)
+    assert own == trained.mask_model.certificate.fingerprint
+    unbounded = replace(restorer, card=restorer.card.model_copy(update={"halo_px": None}))
+    assert own.differences(Fingerprint.of(unbounded, mask.card, mask.sha256)) == ["the tiling"]
+    assert own.differences(Fingerprint.of(replace(restorer, sha256="0"), mask.card, "1")) == [
+        "the restorer",
+        "the mask network",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 0.123}, r"threshold is 0\.123, but its fields give 0\.\d+"),
+        ({"n_fields": 13}, "does not list the fields"),
+        ({"groups": {"specimen 0": 12}}, "does not list the fields"),
+        ({"fields": ()}, "does not list the fields"),
+    ],
+)
+def test_a_certificate_that_contradicts_its_fields_is_found_out(change, message):
+    certificate = certified()
+    certificate.verify()
+    with pytest.raises(ValueError, match=message):
+        certificate.model_copy(update=change).verify()
+
+
+def test_specimens_that_a_network_was_trained_on_are_refused_by_name(trained):
+    card = trained.mask_model.card.model_copy(update={"trained_on": ("specimen 99",)})
+    certified().check_foreign(card)
+    seen = card.model_copy(update={"trained_on": ("specimen 3", "specimen 99", "specimen 1")})
+    with pytest.raises(ValueError, match="random mask 0 was trained on specimen 1, specimen 3, which the certificate"):
+        certified().check_foreign(seen)
+
+
+def test_planes_smaller_than_the_calibrated_fields_are_refused():
+    certified().check_plane((12, 15), name="cells")
+    for shape in [(11, 15), (12, 14)]:
+        with pytest.raises(ValueError, match=f"cells has planes of {shape[0]} × {shape[1]} pixels, .* of 12 × 15"):
+            certified().check_plane(shape, name="cells")
+
+
+def test_duplicates_are_refused_by_name_even_in_another_group():
+    fields = random_fields()
+    again = replace(fields[3], name="copy", group="specimen 99", uncertainty=fields[3].uncertainty * 2)
+    with pytest.raises(ValueError, match="copy and field 3 are the same field"):
+        certified([*fields, again])
+
+
+def test_fields_of_different_sizes_and_no_fields_are_refused():
+    odd = replace(random_fields(1, shape=(9, 15))[0], name="odd one")
+    with pytest.raises(ValueError, match=r"odd one has shape \(9, 15\), field 0 \(12, 15\)"):
+        certified([*random_fields(), odd])
+    with pytest.raises(ValueError, match="no calibration fields"):
+        certify([], distance="l1", tolerance=0.1, confidence=0.9, fingerprint=FINGERPRINT)
+
+
+def test_too_few_groups_are_refused_however_many_fields_they_have():
+    with pytest.raises(ValueError, match=r"at least 9 groups .*, got 5"):
+        certified(random_fields(5, each=4))
+
+
+def test_leave_one_out_counts_the_groups_kept_by_the_others():
+    fields = random_fields(25, each=2)
+    own = np.array(own_thresholds(fields, 0.05)).reshape(25, 2).min(axis=1)
+    kept = sum(own[i] >= conformal_threshold(np.delete(own, i), 0.9) for i in range(25))
+    found = certified(fields).leave_one_out
+    assert (found.kept, found.of) == (kept, 25)
+    assert 20 < kept < 25
+    assert (found.low, found.high) == clopper_pearson(kept, 25)
+
+
+@pytest.mark.parametrize(("groups", "said"), [(9, False), (19, False), (20, True)])
+def test_leave_one_out_is_said_only_where_it_could_come_out_otherwise(groups, said):
+    """At rank 1 it is n - 1 of n for any data."""
+    assert (certified(random_fields(groups)).leave_one_out is not None) == said
+
+
+@pytest.mark.parametrize(
+    ("kept", "of", "low", "high"),
+    [(10, 10, 0.025**0.1, 1), (0, 10, 0, 1 - 0.025**0.1), (5, 10, 0.187086, 0.812914), (81, 263, 0.252704, 0.367627)],
+)
+def test_the_interval_of_a_share_is_the_tabulated_one(kept, of, low, high):
+    assert clopper_pearson(kept, of) == pytest.approx((low, high), abs=2e-4)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
-from napari_maskcal.bundle import mask_sha256, read_bundle, read_description, write_bundle
+from napari_maskcal.bundle import _json_sha256, mask_sha256, read_bundle, read_description, write_bundle
 from napari_maskcal.models import load_mask_model
 from napari_maskcal.restore.card import ModelCard
 from small_models import calibrated_bundle, noisy_planes
@@ -54,6 +55,7 @@ def forged(parts: dict[str, bytes], *, of: str = "", **change: Any) -> dict[str,
         content["certificate"]["fingerprint"]["mask_sha256"] = mask_sha256(card, parts[WEIGHTS])
     except ValueError:
         pass  # a card that is no card has no hash
+    content["sha256"]["certificate"] = _json_sha256(content["certificate"])
     return parts | {DESCRIPTION: json.dumps(content).encode()}
 
 
@@ -275,6 +277,7 @@ def test_the_certificate_of_another_mask_network_is_refused(parts, file):
     changed = parts | {WEIGHTS: save(weights)}
     description = json.loads(forged(changed)[DESCRIPTION])
     description["certificate"] = json.loads(parts[DESCRIPTION])["certificate"]
+    description["sha256"]["certificate"] = _json_sha256(description["certificate"])
     refused(
         pack(file, changed | {DESCRIPTION: json.dumps(description).encode()}),
         match="certificate was made for another mask network, so its promise is void",
@@ -290,20 +293,39 @@ def test_weights_that_are_not_finite_are_refused(parts, file, value):
     )
 
 
-GRID, FIELDS = np.array([0.01, 0.02]), np.ones((12, 2), np.float32)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: {"tolerances": c["tolerances"]}, "cannot be read: 'thresholds'"),
+        (lambda c: c | {"tolerances": c["tolerances"][::-1].copy()}, "out of order"),
+        (lambda c: c | {"thresholds": c["thresholds"] * np.float32(np.nan)}, "out of order"),
+        (lambda c: c | {"thresholds": c["thresholds"][:, :1].copy()}, "out of order"),
+        (lambda c: {"tolerances": np.array(0.1), "thresholds": np.array(0.1, np.float32)}, "out of order"),
+        (lambda c: c | {"thresholds": c["thresholds"][:, ::-1].copy()}, "fall where the tolerance grows"),
+        (lambda c: c | {"thresholds": c["thresholds"][:5].copy()}, "do not belong to its fields"),
+        (lambda c: c | {"thresholds": np.full_like(c["thresholds"], np.inf)}, "do not belong to its fields"),
+    ],
+)
+def test_curves_that_do_not_fit_the_certificate_are_refused(parts, file, damage, message):
+    curves = load_arrays(parts[CURVES])
+    assert read_bundle(pack(file, forged(parts | {CURVES: save_arrays(curves)})))
+    refused(pack(file, forged(parts | {CURVES: save_arrays(damage(curves))})), match=message)
 
 
 @pytest.mark.parametrize(
-    ("curves", "message"),
-    [
-        ({"tolerances": GRID}, "cannot be read: 'thresholds'"),
-        ({"tolerances": GRID[::-1].copy(), "thresholds": FIELDS}, "out of order"),
-        ({"tolerances": GRID, "thresholds": FIELDS * np.float32(np.nan)}, "out of order"),
-        ({"tolerances": GRID, "thresholds": FIELDS[:, :1].copy()}, "out of order"),
-        ({"tolerances": GRID, "thresholds": FIELDS[:5].copy()}, "do not belong to its 12 calibration fields"),
-        ({"tolerances": np.array(0.1), "thresholds": np.array(0.1, np.float32)}, "out of order"),
-    ],
+    "change",
+    [{"tolerance": 0.001}, {"distance": "linf"}, {"field_shape": [16, 16]}, {"exploration": True, "threshold": 9.0}],
 )
-def test_curves_that_do_not_fit_the_certificate_are_refused(parts, file, curves, message):
-    assert read_bundle(pack(file, forged(parts | {CURVES: save_arrays({"tolerances": GRID, "thresholds": FIELDS})})))
-    refused(pack(file, forged(parts | {CURVES: save_arrays(curves)})), match=message)
+def test_an_edited_certificate_is_refused(parts, file, change):
+    content = json.loads(parts[DESCRIPTION])
+    content["certificate"].update(change)
+    edited = parts | {DESCRIPTION: json.dumps(content).encode()}
+    refused(pack(file, edited), match="its certificate is not the one it was saved with")
+
+
+def test_a_certificate_moved_to_another_tolerance_with_its_hash_is_refused(parts, file):
+    content = json.loads(parts[DESCRIPTION])
+    moved = content["certificate"] | {"tolerance": 0.001}
+    refused(pack(file, forged(parts, certificate=moved)), match="curves .* fields at a tolerance of 0.001")
+    explored = content["certificate"] | {"exploration": True, "threshold": 9.0}
+    refused(pack(file, forged(parts, certificate=explored)), match="is an exploration")

@@ -11,7 +11,7 @@ import napari_maskcal
 from napari_maskcal.models import load_restorer
 from napari_maskcal.pipeline import Review, agreed_certificate, check_channel, rethreshold, run
 from napari_maskcal.read.image import from_array
-from napari_maskcal.restore.events import Cancelled, CancelToken, Done, PlaneDone, Started, TileDone
+from napari_maskcal.restore.events import Cancelled, CancelToken, Done, PlaneReviewed, Started, TileDone
 from small_models import noisy_planes, random_restorer
 
 
@@ -178,7 +178,7 @@ def test_a_cancelled_run_keeps_the_planes_that_were_done_and_says_so(pair):
 
     def stop(event):
         events.append(event)
-        if isinstance(event, PlaneDone) and event.index == (1,):
+        if isinstance(event, PlaneReviewed) and event.index == (1,):
             cancel.cancel()
 
     review = run(image, *pair, device="cpu", on_event=stop, cancel=cancel)
@@ -195,7 +195,7 @@ def test_a_cancelled_run_keeps_the_planes_that_were_done_and_says_so(pair):
 def test_events_tell_of_the_run_from_its_start_to_its_end(pair):
     events = []
     review = run(stack(2, 64, 64), *pair, device="cpu", on_event=events.append)
-    assert [type(event) for event in events] == [Started, TileDone, PlaneDone, TileDone, PlaneDone, Done]
+    assert [type(event) for event in events] == [Started, TileDone, PlaneReviewed, TileDone, PlaneReviewed, Done]
     assert events[0].result.restored is review.restored  # the arrays that the run fills, to be shown at once
     assert events[-1].result is review
 

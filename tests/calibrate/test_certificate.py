@@ -63,15 +63,15 @@ def test_each_field_is_recorded_with_its_distance_and_the_share_that_is_masked()
 def test_the_promise_is_one_sentence_with_its_numbers():
     assert certified(tolerance=0.02, confidence=0.8).sentence == (
         "In at least 80 % of new specimens like the 12 calibrated ones, the mean absolute error outside the marked "
-        "regions is at most 2 % of the plane's intensity range in a field of 12 × 15 pixels."
+        "regions is at most 2 % of the plane's intensity range in a field of 12 × 15 pixels drawn at random."
     )
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (random_fields(10, each=3), "in each of 3 fields of 12 × 15 pixels"),
-        (random_fields(10, each=3)[:-1], "in each of 2 to 3 fields of 12 × 15 pixels"),
+        (random_fields(10, each=3), "in all of 3 fields of 12 × 15 pixels drawn at random"),
+        (random_fields(10, each=3)[:-1], "in all fields of 12 × 15 pixels, as many as these have,"),
         (random_fields(10)[1:], "like the 9 calibrated ones"),
     ],
 )
@@ -80,7 +80,7 @@ def test_the_promise_says_how_many_fields_of_a_specimen_it_is_about(fields, word
 
 
 def test_the_limits_name_the_calibrated_size():
-    assert "on a larger plane it speaks of blocks of 12 × 15 pixels" in certified().limits
+    assert "all blocks of 12 × 15 pixels of a larger plane" in certified().limits
 
 
 @pytest.mark.parametrize("tolerance", [0.05, 10.0])
@@ -141,11 +141,17 @@ def test_the_curves_are_float32_rounded_down():
     np.testing.assert_allclose(curves.thresholds, exact, rtol=1e-6)
 
 
-def test_a_tolerance_keeps_its_own_column_after_a_trip_through_text():
+def test_a_pinned_tolerance_is_known_again_after_a_trip_through_text():
+    certificate = certified(tolerance=0.04321)
+    assert certificate.at(tolerance=0.04321 * (1 - 1e-15)) is certificate
+    smaller = certificate.at(tolerance=0.04320)
+    assert smaller.exploration
+    assert not np.array_equal(certificate.curves.at(0.04321), certificate.curves.at(0.04320))
+
+
+def test_no_tolerance_is_answered_by_a_larger_one():
     curves = certified(tolerance=0.04321).curves
-    own = curves.at(0.04321)
-    assert np.array_equal(own, curves.at(0.04321 * (1 - 1e-15)))
-    assert not np.array_equal(own, curves.at(0.04320))
+    assert not np.array_equal(curves.at(0.04321), curves.at(0.04321 * (1 - 1e-15)))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +76,38 @@ def test_one_plane_is_what_the_bare_networks_make_of_it(pair, shape):
     assert found.restored.shape == found.uncertainty.shape == shape
 
 
-@pytest.mark.parametrize("shape", ODD_SHAPES)
-def test_the_networks_called_directly_give_the_same(pair, shape):
-    (plane,) = noisy_planes(1, *shape, seed=1)
+def test_the_networks_called_directly_give_the_same(pair):
+    (plane,) = noisy_planes(1, 200, 308, seed=1)
     (found,) = computed(pair, plane[None])
     restored = pair[0](plane)
     assert_same(found, PlaneDone(index=(0,), restored=restored, uncertainty=pair[1].uncertainty(plane, restored)))
+
+
+@pytest.mark.parametrize("shape", [(203, 308), (200, 97)])
+def test_a_direct_call_that_would_give_another_uncertainty_is_refused(pair, shape):
+    """Padding comes before the restorer in the engine, and would come after it here."""
+    (plane,) = noisy_planes(1, *shape, seed=1)
+    with pytest.raises(ValueError, match=r"cut it to multiples of 4 pixels"):
+        pair[1].uncertainty(plane, pair[0](plane))
+    with pytest.raises(ValueError, match="no multiple"):
+        pair[1].uncertainty(plane, plane[:-4].astype(np.float32))
+
+
+def test_an_uncertainty_that_is_no_number_is_refused_not_trusted(pair):
+    planes = noisy_planes(2, 64, 64).astype(np.float64)
+    planes[1, 5, 6] = 1e300
+    events = process(from_array(planes, axes="ZYX", name="hot"), [(0,), (1,)], *pair, device="cpu")
+    assert any(isinstance(event, PlaneDone) and event.index == (0,) for event in itertools.islice(events, 3))
+    with pytest.raises(ValueError, match=r"hot, plane Z=1: the restored image has \d+ values that are NaN or infinite"):
+        list(events)
+
+
+def test_others_precision_settings_do_not_reach_the_networks(pair):
+    planes = noisy_planes(1, 64, 64)
+    (exact,) = computed(pair, planes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = computed(pair, planes)
+    assert_same(found, exact)
 
 
 @pytest.mark.parametrize("max_tile_px", [192, 256, 300])

@@ -173,15 +173,18 @@ class Certificate(BaseModel):
     def sentence(self) -> str:
         """The promise, as one sentence."""
         per_group = sorted(set(self.groups.values()))
-        many = f"all of {per_group[0]}" if len(per_group) == 1 else "as many as theirs, all"
         size = " × ".join(str(n) for n in self.field_shape)
-        fields = f"a field of {size} pixels" if per_group == [1] else f"{many} fields of {size} pixels"
+        if per_group == [1]:
+            fields = f"a field of {size} pixels"
+        elif len(per_group) == 1:
+            fields = f"all of {per_group[0]} fields of {size} pixels"
+        else:
+            fields = f"all fields of {size} pixels, as many as these have,"
         error = parse_distance(self.distance).sentence_name
-        share = _percent(self.confidence)
         return (
-            f"In at least {share} of new specimens like the {len(self.groups)} calibrated ones, the {error} outside "
-            f"the marked regions is at most {_percent(self.tolerance)} of the plane's intensity range "
-            f"in {fields}, drawn at random."
+            f"In at least {_percent(self.confidence)} of new specimens like the {len(self.groups)} calibrated ones, "
+            f"the {error} outside the marked regions is at most {_percent(self.tolerance)} of the plane's intensity "
+            f"range in {fields} drawn at random."
         )
 
     @property

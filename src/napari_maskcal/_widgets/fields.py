@@ -1,6 +1,7 @@
 """Parts of a dock: a field with room for its fault, a chooser of model files, a progress line."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import create_widget
@@ -82,8 +83,9 @@ class ModelChooser(QComboBox):
         """Return ``"demo"`` or the path of a file."""
         return self._value
 
-    def setValue(self, value: str) -> None:
+    def setValue(self, value: str | Path) -> None:
         """Choose the bundled model, or a file by its path."""
+        value = str(value)
         if self.findData(value) < 0:
             self.insertItem(1, value, value)
             self.setItemData(1, value, Qt.ItemDataRole.ToolTipRole)  # the whole path

@@ -67,6 +67,17 @@ def image_of(layer: ImageLayer, axes: str) -> Image:
     )
 
 
+def view_point(viewer: Any, layer: Layer) -> tuple[float, ...]:
+    """Return where the viewer's sliders stand, in the units of the layer: the viewer's may be smaller."""
+    point = viewer.dims.point[-layer.ndim :]
+    units = getattr(viewer.layers.extent, "units", None)
+    if units is None:
+        return tuple(point)
+    pairs = zip(units[-layer.ndim :], layer.units, strict=True)
+    factors = [(1 * theirs).to(own).magnitude if theirs.is_compatible_with(own) else 1.0 for theirs, own in pairs]
+    return tuple(value * factor for value, factor in zip(point, factors, strict=True))
+
+
 def visible_plane(layer: Layer, point: tuple[float, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the index, along the leading axes, of the plane of an array of `shape` that lies at a world point."""
     position = layer.world_to_data(point[-layer.ndim :])[:-2]

@@ -1,10 +1,11 @@
 """The layers of one run: how they are added, marked and kept honest."""
 
+from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Image as ImageLayer
 
-from napari_maskcal._widgets.layers import METADATA_KEY, display_range, plane_at, result_layers
+from napari_maskcal._widgets.layers import METADATA_KEY, display_range, plane_at, result_layers, view_point
 from napari_maskcal.pipeline import Review
 from napari_maskcal.restore.events import PlaneReviewed
 from napari_maskcal.review.request import Choices
@@ -13,8 +14,16 @@ from napari_maskcal.review.request import Choices
 class Results:
     """What one run drew, and for which choices it was drawn."""
 
-    def __init__(self, viewer: Any, layer: ImageLayer, first: PlaneReviewed, choices: Choices) -> None:
-        self.viewer, self.choices = viewer, choices
+    def __init__(
+        self,
+        viewer: Any,
+        layer: ImageLayer,
+        first: PlaneReviewed,
+        choices: Choices,
+        *,
+        when_outdated: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.viewer, self.choices, self._when_outdated = viewer, choices, when_outdated
         self.review: Review = first.result
         self.layers = result_layers(layer, self.review)
         # the input's limits are stretched by its noise and would leave the restored image dim
@@ -23,7 +32,8 @@ class Results:
         self._note()
         for new in self.layers:
             viewer.add_layer(new)
-        viewer.layers.selection.active = layer
+        if layer in viewer.layers:
+            viewer.layers.selection.active = layer
         layer.events.data.connect(self._note_changed_input)
 
     @property
@@ -39,7 +49,7 @@ class Results:
     def advance(self, event: PlaneReviewed) -> None:
         """Take in that one more plane is done, and draw it if it is the one in view."""
         self.review = event.result
-        if plane_at(self.uncertain, self.viewer.dims.point) == self.review.place(event.index):
+        if plane_at(self.uncertain, view_point(self.viewer, self.uncertain)) == self.review.place(event.index):
             self._refresh()
 
     def finish(self, review: Review) -> None:
@@ -71,6 +81,7 @@ class Results:
         """Remember it for good: that the pixels were others can't be taken back by choosing the layer again."""
         self.input_changed = True
         self._set_outdated(True)
+        self._when_outdated()
 
     def _set_outdated(self, outdated: bool) -> None:
         if outdated != self.outdated:

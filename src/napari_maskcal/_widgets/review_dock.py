@@ -11,7 +11,7 @@ from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_maskcal._widgets.fields import ProgressLine, wrapped_label
-from napari_maskcal._widgets.layers import image_of, plane_at, visible_plane
+from napari_maskcal._widgets.layers import image_of, plane_at, view_point, visible_plane
 from napari_maskcal._widgets.results import Results
 from napari_maskcal._widgets.review_form import ReviewForm
 from napari_maskcal._widgets.runner import Runner
@@ -48,6 +48,7 @@ class ReviewDock(ReviewForm):
         self.results: Results | None = None
         self._under_way: tuple[ImageLayer, Choices] | None = None
         self._drawing = False
+        self._warnings: list[str] = []
         self._activity: Any = None
         self._docked = False
         self.runner = Runner(self)
@@ -98,7 +99,10 @@ class ReviewDock(ReviewForm):
     def run(self) -> None:
         """Start, unless something is wrong or already under way."""
         request = resolve(self.value())
-        if isinstance(request, list) or self.runner.running or not isinstance(self._input, ImageLayer):
+        if self.runner.running:
+            return
+        if isinstance(request, list) or not isinstance(self._input, ImageLayer):
+            self._show_state()  # a file may have gone since the button was enabled
             return
         try:
             make_events = self._prepare(request, self._input)
@@ -106,6 +110,7 @@ class ReviewDock(ReviewForm):
             self.message.setText(_one_line(error))
             return
         self._under_way, self._drawing = (self._input, request.choices), False
+        self._warnings.clear()
         self.message.clear()
         self.progress.wait("loading the networks …")
         self.runner.start(make_events)
@@ -114,7 +119,7 @@ class ReviewDock(ReviewForm):
     def _prepare(self, request: Request, layer: ImageLayer) -> MakeEvents:
         """Return what makes the stream of a request; all that reads layers happens here, before the thread starts."""
         image = image_of(layer, request.axes)
-        here = visible_plane(layer, self.viewer.dims.point, image.shape)
+        here = visible_plane(layer, view_point(self.viewer, layer), image.shape)
         channel = request.choices.channel
         if channel is not None:
             position = request.axes.index("C")
@@ -158,6 +163,7 @@ class ReviewDock(ReviewForm):
             case PlaneReviewed():
                 self._draw(event)
             case Warned(message=message):
+                self._warnings.append(message)
                 self.message.setText(message)
             case Done(result=result) | Cancelled(result=result):
                 self._conclude(result)
@@ -171,7 +177,8 @@ class ReviewDock(ReviewForm):
             if self.results is not None:
                 self.results.retire()
             layer, choices = self._under_way
-            self.results, self._drawing = Results(self.viewer, layer, event, choices), True
+            self._drawing = True
+            self.results = Results(self.viewer, layer, event, choices, when_outdated=self._show_promise)
             self._show_promise()
         elif self.results is not None:
             self.results.advance(event)
@@ -181,7 +188,7 @@ class ReviewDock(ReviewForm):
         if self._drawing and self.results is not None and result is not None:
             self.results.finish(result)
             done = f"{result.planes_done} of {result.planes} planes are done, the others are grey"
-            self.message.setText("" if result.complete else f"stopped: {done}")
+            self.message.setText("; ".join([*self._warnings, *([] if result.complete else [f"stopped: {done}"])]))
         elif result is not None and result.complete and self.results is not None and self._under_way is not None:
             self.results.redraw(result, self._under_way[1])
             self.message.clear()
@@ -235,7 +242,7 @@ class ReviewDock(ReviewForm):
             self.share.clear()
             return
         layer = self.results.uncertain
-        index = plane_at(layer, self.viewer.dims.point)
+        index = plane_at(layer, view_point(self.viewer, layer))
         share = masked_share(layer.data[index]) if index is not None else math.nan
         known = f"Marked uncertain: {100 * share:.1f} % of this plane."
         self.share.setText("This plane is not computed." if math.isnan(share) else known)

@@ -81,6 +81,8 @@ class ReviewForm(QWidget):
         """Stop listening to the viewer."""
         self.viewer.layers.selection.events.active.disconnect(self.follow_active)
         self.viewer.layers.events.removed.disconnect(self._layer_removed)
+        if self._input is not None:
+            self._input.events.name.disconnect(self._show_name)
 
     def _make_widgets(self) -> None:
         self.restorer = ModelChooser(".safetensors")
@@ -153,14 +155,21 @@ class ReviewForm(QWidget):
     def _take_input(self, layer: Layer | None) -> None:
         if layer == self._input:
             return
+        if self._input is not None:
+            self._input.events.name.disconnect(self._show_name)
         self._input = layer
-        self.input_name.setText(layer.name if layer is not None else "none")
+        self._show_name()
+        if layer is not None:
+            layer.events.name.connect(self._show_name)
         if not isinstance(layer, ImageLayer):
             return
         axes, said = named_axes(layer)
         with self.axes.changed.blocked():
             self.axes.value = axes
         self.axes.tooltip = AXES.help if said else AXES.help + " The layer does not say: this is the usual order."
+
+    def _show_name(self, *_: Any) -> None:
+        self.input_name.setText(self._input.name if self._input is not None else "none")
 
     def _layer_removed(self, event: Any) -> None:
         if event.value == self._input:

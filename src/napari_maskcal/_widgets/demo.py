@@ -8,6 +8,7 @@ import napari
 from napari.qt import get_qapp
 from qtpy.QtCore import QEventLoop
 
+from napari_maskcal._widgets.fields import set_exactly
 from napari_maskcal._widgets.review_dock import ReviewDock
 from napari_maskcal.pipeline import Review
 from napari_maskcal.read.atomic import new_folder
@@ -53,14 +54,14 @@ def _open(*, tolerance: float | None, confidence: float | None, device: str) -> 
     viewer.open_sample("napari-maskcal", "noisy_stack")
     _, dock = viewer.window.add_plugin_dock_widget("napari-maskcal", "Review")
     if tolerance is not None:
-        dock.tolerance.value = tolerance
+        set_exactly(dock.tolerance, tolerance)
     if confidence is not None:
-        dock.confidence.value = confidence
+        set_exactly(dock.confidence, confidence)
     dock.device.setValue(device)
     app.processEvents()
-    if dock.problems:
+    if problems := dock.problems:
         viewer.close()
-        raise ValueError(dock.problems[0].message)
+        raise ValueError(problems[0].message)
     return viewer, dock
 
 

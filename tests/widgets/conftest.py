@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,23 @@ def slow_passes(passes: list[float], monkeypatch: pytest.MonkeyPatch) -> list[fl
     forward = UNet.forward
 
     def slowly(self: UNet, x: Any) -> Any:
-        time.sleep(0.08)
+        time.sleep(0.2)
         return forward(self, x)
 
     monkeypatch.setattr(UNet, "forward", slowly)
     return passes
+
+
+@pytest.fixture
+def gate(passes: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Return what lets the networks go on: until it is set they stand still after the first plane."""
+    opened, forward = threading.Event(), UNet.forward
+
+    def wait_and_go(self: UNet, x: Any) -> Any:
+        if self.residual and passes:
+            opened.wait(PATIENCE_MS / 1000)
+        return forward(self, x)
+
+    monkeypatch.setattr(UNet, "forward", wait_and_go)
+    yield opened
+    opened.set()

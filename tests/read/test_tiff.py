@@ -9,6 +9,7 @@ import tifffile
 from napari_maskcal.read.files import read_image
 from napari_maskcal.read.image import from_array
 from napari_maskcal.read.tiff import read_tiff, write_tiff
+from small_models import noisy_planes
 
 
 @pytest.fixture
@@ -139,3 +140,15 @@ def test_damaged_compressed_pixels_are_refused_by_name(file):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"cells\.tif cannot be read as TIFF"):
         read_image(file)
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {}])
+def test_a_stack_that_was_cut_off_is_refused_not_shortened(tmp_path, options):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, noisy_planes(5, 64, 64), **options, metadata={"axes": "ZYX"}, contiguous=False)
+    assert read_tiff(path).shape == (5, 64, 64)
+    content = path.read_bytes()
+    for share in (0.3, 0.5, 0.9):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="cannot be read as TIFF"):
+            read_tiff(path, axes="ZYX")

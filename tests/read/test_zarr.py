@@ -98,7 +98,7 @@ def test_incomplete_metadata_are_refused_by_name(folder, version, attributes, mi
 def test_a_dataset_that_is_not_there_is_refused_by_name(folder):
     scale = [{"type": "scale", "scale": SCALE}]
     write(folder, 3, {"multiscales": multiscales(datasets=[{"path": "7", "coordinateTransformations": scale}])})
-    with pytest.raises(ValueError, match=r"cells\.zarr .*'7'.* is missing"):
+    with pytest.raises(ValueError, match=r"cells\.zarr .*'7'"):
         read_image(folder)
 
 

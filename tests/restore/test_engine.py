@@ -300,7 +300,7 @@ def spoiled(value: float, *places: tuple[int, int]) -> np.ndarray:
     [
         (spoiled(np.nan, (3, 7), (9, 1)), r"cells, plane Z=0 has 2 NaN or infinite values, the first at .* \(3, 7\)"),
         (spoiled(-np.inf, (63, 69)), r"plane Z=0 has 1 NaN or infinite values, the first at .* \(63, 69\)"),
-        (np.full((1, 64, 64), 7, np.uint8), r"plane Z=0 is constant: its 1th and 99\.8th percentile are both 7;"),
+        (np.full((1, 64, 64), 7, np.uint8), r"plane Z=0 is constant: its percentiles 1 and 99\.8 are both 7;"),
         (noisy_planes(1, 64, 15), r"cells has planes of 64 × 15 pixels; random restorer 0 needs at least 16"),
     ],
 )

@@ -337,6 +337,39 @@ def test_a_second_run_keeps_the_old_results_hidden_and_marked(desk):
     assert all(noted(layer)["outdated"] for layer in old)
 
 
+def test_pixels_replaced_before_the_first_result_make_it_outdated_for_good(desk, passes):
+    layer = desk.open(noisy_planes(2, *PLANE))
+    desk.start()
+    layer.data = noisy_planes(2, *PLANE, seed=9)  # while the networks are loaded
+    desk.wait(lambda: not desk.dock.runner.running)
+    assert desk.names == ["cells", "restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
+    desk.dock.tolerance.value = 0.025
+    count = len(passes)
+    desk.run()
+    assert len(passes) == count + 2
+    assert desk.names[-3:] == ["restored", "uncertainty", "uncertain"]
+
+
+def test_results_follow_an_image_whose_pixel_size_is_mended(desk):
+    layer = desk.open(noisy_planes(2, *PLANE), scale=(1, 1, 1))
+    desk.run()
+    layer.scale, layer.translate = (2, 0.5, 0.25), (1, 2, 3)
+    for result in desk.dock.results.layers:
+        np.testing.assert_array_equal(result.scale, layer.scale)
+        np.testing.assert_array_equal(result.translate, layer.translate)
+
+
+def test_a_deleted_result_layer_is_made_again_by_the_next_run(desk, passes):
+    desk.open(noisy_planes(2, *PLANE))
+    desk.run()
+    desk.viewer.layers.selection = {desk.restored}
+    desk.viewer.layers.remove_selected()
+    desk.dock.tolerance.value = 0.025
+    desk.run()
+    assert len(passes) == 4
+    assert desk.names[-3:] == ["restored", "uncertainty", "uncertain"]
+
+
 # ---- only the threshold moves
 
 
@@ -656,7 +689,7 @@ def test_the_image_may_be_removed_while_the_networks_run(desk, slow_passes, qtbo
         desk.viewer.layers.remove(layer)
         desk.wait(lambda: not desk.dock.runner.running)
     assert not raised
-    assert desk.names == ["restored", "uncertainty", "uncertain"]
+    assert desk.names == ["restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
     assert (desk.uncertain.data != 2).all()
     assert not open_bars()
 
@@ -668,7 +701,7 @@ def test_the_image_may_be_removed_while_the_networks_are_loaded(desk, qtbot):
         desk.viewer.layers.remove(layer)
         desk.wait(lambda: not desk.dock.runner.running)
     assert not raised
-    assert desk.names == ["restored", "uncertainty", "uncertain"]
+    assert desk.names == ["restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
     assert not open_bars()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 
-from napari_maskcal._widgets.layers import METADATA_KEY, display_range, plane_at, result_layers, view_point
+from napari_maskcal._widgets.layers import METADATA_KEY, display_range, placement, plane_at, result_layers, view_point
 from napari_maskcal.pipeline import Review
 from napari_maskcal.restore.events import PlaneReviewed
 from napari_maskcal.review.request import Choices
@@ -21,20 +21,25 @@ class Results:
         first: PlaneReviewed,
         choices: Choices,
         *,
+        input_changed: bool = False,
         when_outdated: Callable[[], None] = lambda: None,
     ) -> None:
         self.viewer, self.choices, self._when_outdated = viewer, choices, when_outdated
+        self._input = layer
         self.review: Review = first.result
         self.layers = result_layers(layer, self.review)
         # the input's limits are stretched by its noise and would leave the restored image dim
         self.layers[0].contrast_limits = display_range(self.review.restored[self.review.place(first.index)])
-        self.outdated = self.partial = self.input_changed = False
+        self.outdated = self.input_changed = input_changed
+        self.partial = False
         self._note()
         for new in self.layers:
             viewer.add_layer(new)
         if layer in viewer.layers:
             viewer.layers.selection.active = layer
         layer.events.data.connect(self._note_changed_input)
+        for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+            layer.events[name].connect(self._follow_input)
 
     @property
     def uncertain(self) -> Any:
@@ -45,6 +50,11 @@ class Results:
     def present(self) -> bool:
         """Whether the Labels layer is still in the viewer."""
         return self.uncertain in self.viewer.layers
+
+    @property
+    def whole(self) -> bool:
+        """Whether all three layers are still in the viewer."""
+        return all(layer in self.viewer.layers for layer in self.layers)
 
     def advance(self, event: PlaneReviewed) -> None:
         """Take in that one more plane is done, and draw it if it is the one in view."""
@@ -82,6 +92,12 @@ class Results:
         self.input_changed = True
         self._set_outdated(True)
         self._when_outdated()
+
+    def _follow_input(self, *_: Any) -> None:
+        """Keep lying on the input when it is moved or its pixel size is mended."""
+        for layer in self.layers:
+            for name, value in placement(self._input, self.review).items():
+                setattr(layer, name, value)
 
     def _set_outdated(self, outdated: bool) -> None:
         if outdated != self.outdated:

@@ -48,6 +48,7 @@ class ReviewDock(ReviewForm):
         self.results: Results | None = None
         self._under_way: tuple[ImageLayer, Choices] | None = None
         self._drawing = False
+        self._changed_under_way = False
         self._warnings: list[str] = []
         self._activity: Any = None
         self._docked = False
@@ -58,6 +59,7 @@ class ReviewDock(ReviewForm):
         self._lay_out()
         self.choicesChanged.connect(self._show_state)
         self.viewer.dims.events.point.connect(self._show_share)
+        self.viewer.layers.events.removed.connect(self._show_what_is_left)
         self.destroyed.connect(self.runner.abandon)
         self.follow_active()
 
@@ -104,6 +106,8 @@ class ReviewDock(ReviewForm):
         if isinstance(request, list) or not isinstance(self._input, ImageLayer):
             self._show_state()  # a file may have gone since the button was enabled
             return
+        self._changed_under_way = False
+        self._input.events.data.connect(self._note_change)
         try:
             make_events = self._prepare(request, self._input)
         except ValueError as error:
@@ -115,6 +119,10 @@ class ReviewDock(ReviewForm):
         self.progress.wait("loading the networks …")
         self.runner.start(make_events)
         self._show_state()
+
+    def _note_change(self, *_: Any) -> None:
+        """Remember that the pixels were replaced between Run and the first result."""
+        self._changed_under_way = True
 
     def _prepare(self, request: Request, layer: ImageLayer) -> MakeEvents:
         """Return what makes the stream of a request; all that reads layers happens here, before the thread starts."""
@@ -136,7 +144,7 @@ class ReviewDock(ReviewForm):
     def _reusable(self, request: Request, here: tuple[int, ...]) -> Review | None:
         """Return what is drawn if its uncertainty answers the request, so that no network has to run again."""
         done = self.results
-        if done is None or not done.present or done.input_changed or not done.review.complete:
+        if done is None or not done.whole or done.input_changed or not done.review.complete:
             return None
         same_pixels = request.choices.differs_in_promise_only(done.choices)
         same_networks = request.certificate.fingerprint == done.review.certificate.fingerprint
@@ -178,7 +186,14 @@ class ReviewDock(ReviewForm):
                 self.results.retire()
             layer, choices = self._under_way
             self._drawing = True
-            self.results = Results(self.viewer, layer, event, choices, when_outdated=self._show_promise)
+            self.results = Results(
+                self.viewer,
+                layer,
+                event,
+                choices,
+                input_changed=self._changed_under_way,
+                when_outdated=self._show_promise,
+            )
             self._show_promise()
         elif self.results is not None:
             self.results.advance(event)
@@ -196,6 +211,8 @@ class ReviewDock(ReviewForm):
             self.message.setText("stopped before the first plane was done: nothing was drawn")
 
     def _finished(self, last: Event | None) -> None:
+        if self._under_way is not None:
+            self._under_way[0].events.data.disconnect(self._note_change)
         self.progress.stop()
         if self._activity is not None:
             self._activity.close()
@@ -211,7 +228,7 @@ class ReviewDock(ReviewForm):
         self.run_button.setEnabled(not problems and not self.runner.running)
         self.run_button.setToolTip("; ".join(problem.message for problem in problems))
         self.cancel_button.setEnabled(self.runner.running)
-        if self.results is not None and self._input is not None and not self._drawing_now():
+        if self.results is not None and not self._drawing_now():
             self.results.compare(self.value())
         self._show_promise()
 
@@ -247,6 +264,10 @@ class ReviewDock(ReviewForm):
         known = f"Marked uncertain: {100 * share:.1f} % of this plane."
         self.share.setText("This plane is not computed." if math.isnan(share) else known)
 
+    def _show_what_is_left(self, *_: Any) -> None:
+        self._show_promise()
+        self._show_share()
+
     # ---- going away
 
     def changeEvent(self, event: QEvent | None) -> None:
@@ -268,6 +289,7 @@ class ReviewDock(ReviewForm):
             self._activity = None
         self.release_viewer()
         self.viewer.dims.events.point.disconnect(self._show_share)
+        self.viewer.layers.events.removed.disconnect(self._show_what_is_left)
 
 
 def _run_events(

@@ -159,7 +159,7 @@ class Certificate(BaseModel):
     threshold: Annotated[float, Field(ge=0)]
     n_fields: Annotated[int, Field(ge=1)]
     groups: dict[str, int]
-    field_shape: tuple[int, int]
+    field_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     fingerprint: Fingerprint
     leave_one_out: Coverage | None = None
     fields: tuple[FieldRecord, ...] = ()

@@ -223,4 +223,5 @@ def _lp_curve(u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Lp
 
 def _positive_powers(values: NDArray[np.float64], p: float) -> NDArray[np.float64]:
     """Return values ** p, where what is not 0 does not become 0: an error that underflows must still count."""
-    return np.where(values > 0, np.maximum(values**p, np.finfo(np.float64).tiny), 0.0)
+    with np.errstate(over="ignore"):  # the caller refuses what is not finite
+        return np.where(values > 0, np.maximum(values**p, np.finfo(np.float64).tiny), 0.0)

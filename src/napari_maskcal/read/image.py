@@ -69,7 +69,7 @@ class Image:
 
     def check_in_memory(self, indices: list[tuple[int, ...]]) -> None:
         """Check the planes at once if they are in memory, where that is cheap; else each is when it is read."""
-        if isinstance(self.data, np.ndarray) and self.data.dtype.kind == "f":
+        if _in_memory(self.data) and self.data.dtype.kind == "f":
             for index in indices:
                 self.read_plane(index)
 
@@ -77,6 +77,17 @@ class Image:
         """Name a plane for a message: ``nuclei, plane Z=3``."""
         position = " ".join(f"{axis}={i}" for axis, i in zip(self.axes, index, strict=False))
         return f"{self.name}, plane {position}" if position else self.name
+
+
+def _in_memory(data: Any) -> bool:
+    """Whether reading costs nothing: a numpy array that is not, and is no view of, a file on disk."""
+    while isinstance(data, np.ndarray):
+        if isinstance(data, np.memmap):
+            return False
+        if data.base is None:
+            return True
+        data = data.base
+    return False
 
 
 def from_array(

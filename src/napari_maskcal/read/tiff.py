@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import tifffile
@@ -11,6 +13,7 @@ import tifffile
 from napari_maskcal.read.image import KNOWN_AXES, Image, from_array, propose_axes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,7 +32,7 @@ def read_tiff(path: Path, *, axes: str | None = None) -> Image:
         If the file is missing or damaged, is an RGB image, or has axes without names and `axes` is None.
     """
     try:
-        with tifffile.TiffFile(path) as file:
+        with _strictly(), tifffile.TiffFile(path) as file:
             series = file.series[0]
             data, stored = series.asarray(), series.axes
             sizes = _sizes(file)
@@ -45,6 +48,27 @@ def read_tiff(path: Path, *, axes: str | None = None) -> Image:
     named = (axes or stored).upper()
     scale, units = zip(*(sizes.get(axis, (1.0, "pixel")) for axis in named), strict=True)
     return from_array(data, axes=named, scale=scale, units=units, name=path.stem)
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Make an error of what tifffile only logs: a stack that was cut off would come back as the planes left of it."""
+    complaints: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            complaints.append(record.getMessage())
+
+    logger, collector = logging.getLogger("tifffile"), Collector(logging.ERROR)
+    logger.addHandler(collector)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagate
+    if complaints:
+        raise ValueError(f"the file is damaged or was cut off: {complaints[0]}")
 
 
 def write_tiff(path: Path, data: NDArray[Any], like: Image) -> None:

@@ -38,6 +38,9 @@ def read_zarr(path: Path, *, axes: str | None = None) -> Image:
         units = tuple(axis.get("unit", "pixel") for axis in stored)
         scale = next(t["scale"] for t in dataset["coordinateTransformations"] if t["type"] == "scale")
         data = node[dataset["path"]]
-    except (KeyError, IndexError, TypeError, StopIteration) as error:
-        raise ValueError(f"{path} is a zarr group without complete OME-Zarr metadata: {error!r} is missing") from error
+    except (KeyError, IndexError, TypeError, StopIteration, AttributeError) as error:
+        raise ValueError(
+            f"{path} is a zarr group without complete OME-Zarr metadata: multiscales with axes, datasets and "
+            f"coordinateTransformations are needed; choose the folder of one image ({error!r})"
+        ) from error
     return from_array(data, axes=named, scale=tuple(map(float, scale)), units=units, name=path.stem)

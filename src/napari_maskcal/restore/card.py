@@ -39,7 +39,7 @@ class Normalisation(BaseModel):
         low, high = (float(ordered[rank]) for rank in ranks)
         if not high > low:
             raise ValueError(
-                f"{where} is constant: its {self.low_percentile:g}th and {self.high_percentile:g}th percentile "
+                f"{where} is constant: its percentiles {self.low_percentile:g} and {self.high_percentile:g} "
                 f"are both {low:g}; leave such planes out"
             )
         return low, high - low

@@ -169,8 +169,8 @@ def _until_it_fits(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; for processors and Apple's GPUs torch has no class of its own, only a text."""
-    texts = ("DefaultCPUAllocator", "MPS backend out of memory")
+    """Whether memory ran out; processors, Apple's GPUs and CUDA's libraries have no class of their own, only texts."""
+    texts = ("out of memory", "not enough memory", "can't allocate memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
 
 
@@ -251,7 +251,7 @@ def _run(
 def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.device) -> None:
     degraded = torch.stack([plane.degraded[:, tile.read[0], tile.read[1]] for plane, tile in batch])
     degraded = degraded.to(device, memory_format=torch.channels_last)
-    with torch.inference_mode(), _exact_float32(device):
+    with torch.inference_mode(), exact_float32(device):
         outputs = [output.cpu().numpy()[:, 0] for output in pair(degraded)]
     for (plane, tile), restored, uncertainty in zip(batch, *outputs, strict=True):
         keep, target = tile.keep(pair.factor), tile.target(pair.factor)
@@ -261,7 +261,7 @@ def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.dev
 
 
 @contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
+def exact_float32(device: torch.device) -> Iterator[None]:
     """Compute in the float32 that was calibrated, whatever precision others have asked of torch.
 
     TensorFloat-32, torch's default for convolutions on CUDA, has 10 bits, and autocast has 7 or 10.

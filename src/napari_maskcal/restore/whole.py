@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_maskcal.restore.engine import normalise
+from napari_maskcal.restore.engine import exact_float32, normalise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32
     """Return `plane`, (Y, X), restored in its own intensity units."""
     offset, span = restorer.card.normalisation.measure(plane)
     padded = _padded(normalise(plane, offset, span), restorer.card.stride_px)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_float32(torch.device("cpu")):
         output = restorer.network(padded)[0, 0].numpy()
     factor = restorer.card.scale_factor
     inside = tuple(slice(0, factor * n) for n in plane.shape)
@@ -39,7 +39,7 @@ def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: N
         )
     offset, span = mask_model.card.normalisation.measure(degraded)
     repeated = normalise(degraded, offset, span).repeat(factor, axis=0).repeat(factor, axis=1)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_float32(torch.device("cpu")):
         output = mask_model.network(_padded(repeated, stride), _padded(normalise(restored, offset, span), stride))
     return np.asarray(output[0, 0].numpy(), dtype=np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from demo_data import Camera, blocks
 
-from napari_maskcal.calibrate.certificate import CalibrationField
+from napari_maskcal.calibrate.certify import CalibrationField
 from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.engine import normalise
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from napari_maskcal.models import load_restorer
 from napari_maskcal.restore.engine import Effort
@@ -29,3 +30,9 @@ def set_effort(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(Effort, "on", classmethod(lambda cls, device: cls(device=device, **effort)))
 
     return choose
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Make torch's random numbers those of every other run; numpy's are seeded where they are drawn."""
+    torch.manual_seed(0)

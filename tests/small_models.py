@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from napari_maskcal.bundle import mask_sha256, mask_weights, write_bundle
-from napari_maskcal.calibrate.certificate import CalibrationField, Fingerprint, certify
+from napari_maskcal.calibrate.certificate import Fingerprint
+from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.mask.network import MaskNetwork
 from napari_maskcal.models import MaskModel, Restorer
 from napari_maskcal.restore.card import ModelCard

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from napari_maskcal.calibrate import conformal_threshold, image_threshold
-from napari_maskcal.calibrate.certificate import CalibrationField, Certificate, Fingerprint, certify, clopper_pearson
+from napari_maskcal.calibrate.certificate import Certificate, Fingerprint, clopper_pearson
+from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.restore.card import Normalisation
 
 FINGERPRINT = Fingerprint(restorer_sha256="r", mask_sha256="m", normalisation=Normalisation())

@@ -56,13 +56,15 @@ def test_a_residual_network_adds_its_correction_to_the_image():
     assert network(plane).abs().max() == 0
 
 
-@pytest.mark.parametrize("network", [UNet((4, 8), residual=True), UNet((4, 8), inputs=3, outputs=2)])
-def test_a_batch_gives_what_each_image_gives_alone(network):
-    images = torch.rand(3, network.down[0][0].in_channels, 16, 24)
+@pytest.mark.parametrize("options", [{"residual": True}, {"inputs": 3, "outputs": 2}])
+def test_a_batch_gives_what_each_image_gives_alone(options):
+    torch.manual_seed(0)
+    network = UNet((4, 8), **options)
+    images = 10 * torch.rand(3, options.get("inputs", 1), 16, 24)
     with torch.inference_mode():
         alone = torch.cat([network(image[None]) for image in images])
-        assert torch.allclose(network(images), alone, atol=1e-6)
-    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+        assert torch.allclose(network(images), alone, atol=1e-5)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
 
 
 def test_the_mask_network_reaches_as_far_as_its_trunk():

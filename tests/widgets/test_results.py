@@ -47,59 +47,60 @@ PLACED = {
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing:UserWarning")  # napari draws a sheared stack nearly right
-@pytest.mark.parametrize("placed", PLACED.values(), ids=PLACED.keys())
-def test_a_run_draws_three_layers_where_the_input_lies(desk, placed):
-    layer = desk.open(noisy_planes(2, *PLANE), **placed)
-    assert desk.names == ["cells"]
-    units = desk.viewer.layers.extent.units
-    assert isinstance(desk.run(), Done)
-    assert desk.names == ["cells", "restored", "uncertainty", "uncertain"]
-    assert [isinstance(new, LabelsLayer) for new in desk.dock.results.layers] == [False, False, True]
-    assert [new.visible for new in desk.dock.results.layers] == [True, False, True]
-    for new in desk.dock.results.layers:
-        assert new.data.shape == layer.data.shape
-        for name in ("scale", "translate", "rotate", "shear"):
-            np.testing.assert_allclose(getattr(new, name), getattr(layer, name), err_msg=name)
-        np.testing.assert_array_equal(new.affine.affine_matrix, layer.affine.affine_matrix)
-        assert (new.units, new.axis_labels) == (layer.units, layer.axis_labels)
-        for corner in np.ndindex(2, 2, 2):
-            pixel = np.array(corner) * (np.array(layer.data.shape) - 1)
-            np.testing.assert_allclose(new.data_to_world(pixel), layer.data_to_world(pixel))
-    assert desk.viewer.layers.extent.units == units
-    assert desk.uncertain.data.dtype == np.uint8
-    assert desk.viewer.layers.selection.active is layer
-    desk.assert_nothing_goes_on()
+def test_a_run_draws_three_layers_where_the_input_lies(desk):
+    for how, placed in PLACED.items():
+        desk.viewer.layers.clear()
+        layer = desk.open(noisy_planes(2, *PLANE), **placed)
+        assert desk.names == ["cells"], how
+        units = desk.viewer.layers.extent.units
+        assert isinstance(desk.run(), Done), how
+        assert desk.names == ["cells", "restored", "uncertainty", "uncertain"], how
+        assert [isinstance(new, LabelsLayer) for new in desk.dock.results.layers] == [False, False, True], how
+        assert [new.visible for new in desk.dock.results.layers] == [True, False, True], how
+        for new in desk.dock.results.layers:
+            assert_same_place(new, layer, how)
+        assert desk.viewer.layers.extent.units == units, how
+        assert desk.uncertain.data.dtype == np.uint8, how
+        assert desk.viewer.layers.selection.active is layer, how
+        desk.assert_nothing_goes_on()
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes", "channel", "out", "first"),
-    [
+def assert_same_place(new: Any, layer: Any, how: str) -> None:
+    assert new.data.shape == layer.data.shape, how
+    for name in ("scale", "translate", "rotate", "shear"):
+        np.testing.assert_allclose(getattr(new, name), getattr(layer, name), err_msg=f"{how}: {name}")
+    np.testing.assert_array_equal(new.affine.affine_matrix, layer.affine.affine_matrix, err_msg=how)
+    assert (new.units, new.axis_labels) == (layer.units, layer.axis_labels), how
+    for corner in np.ndindex(2, 2, 2):
+        pixel = np.array(corner) * (np.array(layer.data.shape) - 1)
+        np.testing.assert_allclose(new.data_to_world(pixel), layer.data_to_world(pixel), err_msg=how)
+
+
+def test_each_plane_is_restored_and_a_chosen_channel_lies_at_its_own_place(desk, trained):
+    cases = [
         (PLANE, "YX", None, PLANE, ()),
         ((3, *PLANE), "ZYX", None, (3, *PLANE), (0,)),
         ((2, 2, *PLANE), "TZYX", None, (2, 2, *PLANE), (0, 0)),
         ((2, 3, 2, *PLANE), "TCZYX", 1, (2, 1, 2, *PLANE), (0, 1, 0)),
         ((2, 3, *PLANE), "TCYX", 2, (2, 1, *PLANE), (0, 2)),
-    ],
-    ids=["YX", "ZYX", "TZYX", "TCZYX", "TCYX"],
-)
-def test_each_plane_is_restored_and_a_chosen_channel_lies_at_its_own_place(
-    desk, trained, shape, axes, channel, out, first
-):
-    data = noisy_planes(*shape)
-    layer = desk.open(data, scale=np.linspace(3, 0.5, len(shape)), translate=np.arange(len(shape)))
-    desk.dock.axes.value = axes
-    if channel is not None:
-        desk.dock.channel.value = channel
-    desk.run()
-    assert desk.restored.data.shape == out
-    whole = run(data, trained.restorer, trained.mask_model, axes=axes, channel=channel, device="cpu")
-    np.testing.assert_array_equal(desk.restored.data, whole.restored)
-    np.testing.assert_array_equal(desk.uncertain.data, whole.uncertain)
-    assert not np.array_equal(desk.restored.data[..., 0, :], desk.restored.data[..., 1, :])
-    for new in desk.dock.results.layers:
-        for y, x in ((0, 0), (63, 71)):
-            place = new.data_to_world((*[0] * len(first), y, x))
-            np.testing.assert_allclose(place, layer.data_to_world((*first, y, x)))
+    ]
+    for shape, axes, channel, out, first in cases:
+        desk.viewer.layers.clear()
+        data = noisy_planes(*shape)
+        layer = desk.open(data, scale=np.linspace(3, 0.5, len(shape)), translate=np.arange(len(shape)))
+        desk.dock.axes.value = axes
+        if channel is not None:
+            desk.dock.channel.value = channel
+        desk.run()
+        assert desk.restored.data.shape == out, axes
+        whole = run(data, trained.restorer, trained.mask_model, axes=axes, channel=channel, device="cpu")
+        np.testing.assert_array_equal(desk.restored.data, whole.restored, err_msg=axes)
+        np.testing.assert_array_equal(desk.uncertain.data, whole.uncertain, err_msg=axes)
+        assert not np.array_equal(desk.restored.data[..., 0, :], desk.restored.data[..., 1, :]), axes
+        for new in desk.dock.results.layers:
+            for y, x in ((0, 0), (63, 71)):
+                place = new.data_to_world((*[0] * len(first), y, x))
+                np.testing.assert_allclose(place, layer.data_to_world((*first, y, x)), err_msg=axes)
 
 
 def test_the_current_plane_alone_is_restored_and_drawn_where_it_is_in_view(desk, trained):
@@ -249,35 +250,29 @@ CHANGES: dict[str, Callable[[Desk, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_marks_the_results_as_outdated(desk, tmp_path, change):
-    desk.open(noisy_planes(2, *PLANE))
-    desk.run()
-    assert desk.names == ["cells", "restored", "uncertainty", "uncertain"]
-    assert "OUTDATED" not in desk.dock.promise.text()
-    assert not any(noted(layer)["outdated"] for layer in desk.dock.results.layers)
-    change(desk, tmp_path)
-    assert [layer.name for layer in desk.dock.results.layers] == [
-        "restored (outdated)",
-        "uncertainty (outdated)",
-        "uncertain (outdated)",
-    ]
-    assert all(noted(layer)["outdated"] for layer in desk.dock.results.layers)
-    assert desk.dock.promise.text().startswith("OUTDATED: the choices above have changed, press Run.")
+def assert_marked(desk: Desk, outdated: bool, change: str) -> None:
+    names = [f"{name} (outdated)" if outdated else name for name in ("restored", "uncertainty", "uncertain")]
+    assert [layer.name for layer in desk.dock.results.layers] == names, change
+    assert [noted(layer)["outdated"] for layer in desk.dock.results.layers] == [outdated] * 3, change
+    stale = desk.dock.promise.text().startswith("OUTDATED: the choices above have changed, press Run.")
+    assert stale == outdated, change
 
 
-@pytest.mark.parametrize("name", ["tolerance", "confidence", "region", "axes"])
-def test_a_change_taken_back_takes_the_mark_off(desk, tmp_path, name):
-    desk.open(noisy_planes(2, *PLANE))
+def test_a_change_marks_the_results_as_outdated_and_taken_back_it_takes_the_mark_off(desk, tmp_path):
+    layer = desk.open(noisy_planes(2, *PLANE))
     desk.run()
-    widget = getattr(desk.dock, name)
-    before = widget.value
-    CHANGES[name](desk, tmp_path)
-    assert "uncertain (outdated)" in desk.names
-    widget.value = before
-    assert desk.names == ["cells", "restored", "uncertainty", "uncertain"]
-    assert not any(noted(layer)["outdated"] for layer in desk.dock.results.layers)
-    assert "OUTDATED" not in desk.dock.promise.text()
+    before = desk.dock.value()
+    for name, change in CHANGES.items():
+        assert_marked(desk, False, name)
+        change(desk, tmp_path)
+        assert_marked(desk, True, name)
+        desk.viewer.layers.selection.active = layer
+        desk.dock.axes.value, desk.dock.region.value = before.axes, before.region
+        desk.dock.restorer.setValue(before.restorer)
+        desk.dock.mask_model.setValue(before.mask_model)
+        desk.dock.tolerance.value, desk.dock.confidence.value = before.tolerance, before.confidence
+    assert name == "the image's pixels"  # the only change that can't be taken back
+    assert_marked(desk, True, name)
 
 
 def test_going_back_to_the_image_takes_the_mark_off(desk):

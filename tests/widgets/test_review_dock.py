@@ -255,7 +255,7 @@ def test_a_mask_model_that_cannot_be_read_is_told_beside_the_mask_model(desk, tr
     ]
     desk.open(noisy_planes(*PLANE))
     tolerance = desk.dock.tolerance.value
-    for number, (content, said) in enumerate(cases.items()):
+    for number, (content, said) in enumerate(cases):
         assert desk.faults == {}, said
         assert desk.dock.promise.text() != "", said
         path = tmp_path / f"{number}.maskcal"

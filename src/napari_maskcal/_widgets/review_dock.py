@@ -106,14 +106,14 @@ class ReviewDock(ReviewForm):
         if isinstance(request, list) or not isinstance(self._input, ImageLayer):
             self._show_state()  # a file may have gone since the button was enabled
             return
-        self._changed_under_way = False
-        self._input.events.data.connect(self._note_change)
         try:
             make_events = self._prepare(request, self._input)
         except ValueError as error:
             self.message.setText(_one_line(error))
             return
         self._under_way, self._drawing = (self._input, request.choices), False
+        self._changed_under_way = False
+        self._input.events.data.connect(self._note_change)
         self._warnings.clear()
         self.message.clear()
         self.progress.wait("loading the networks …")

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold, walk
+from napari_maskcal.calibrate.segments import SortedPixels, ratio_powers, sort_pixels
+from napari_maskcal.calibrate.sums import ErrorSums, MaskKind, bin_of, budget_of, trust_mask
 from napari_maskcal.distance.linf import LInfinity
-from napari_maskcal.distance.lp import Lp, error_magnitude, power_of_two
+from napari_maskcal.distance.lp import Lp, safe_unit
 from napari_maskcal.distance.registry import Distance, parse_distance
 from napari_maskcal.settings import check_tolerance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-MaskKind = Literal["soft", "binary"]
-
-
-def _rounding(terms: int) -> float:
-    """Bound on the relative error of a running sum of positive float64 numbers (Higham 2002, section 4.2)."""
-    return max(1e-12, terms * float(np.finfo(np.float64).eps))
+__all__ = ["MaskKind", "image_threshold", "is_exact", "lp_threshold_of_tiles", "threshold_curve", "trust_mask"]
 
 
 def image_threshold(
@@ -44,7 +44,8 @@ def image_threshold(
     restored, truth
         Images of that shape, or with one leading axis of channels; their error is then the norm over channels.
     distance
-        ``"l1"``, ``"l2"``, ``"l3"``, ..., ``"linf"``, or a distance of `napari_maskcal.distance`.
+        ``"l1"``, ``"l2"``, ``"l3"``, ..., ``"linf"``, ``"lpips"``, ``"ssim"``, or a distance of
+        `napari_maskcal.distance`.
     tolerance
         The largest distance accepted, in the units of the images; above 0.
     mask
@@ -56,6 +57,8 @@ def image_threshold(
         Infinity when the whole image passes. The returned threshold itself passes.
         For binary masks it is the number right below the uncertainty of the first group of equal pixels that
         may not be trusted, in the dtype of `uncertainty`.
+        For a distance that is not exact (see `is_exact`) it is the largest of `THRESHOLD_GRID` up to which all
+        of that grid pass, or 0.
 
     Raises
     ------
@@ -64,16 +67,23 @@ def image_threshold(
 
     Notes
     -----
-    One sort; prefix sums of |e|^p and suffix sums of (|e| / u)^p give the answer in closed form within one
-    segment. Sums are in float64; the result is evaluated once more and lowered until it passes.
+    Lp: one pass sums |e|^p and (|e| / u)^p over narrow bins of uncertainty (`ErrorSums`); the bin in which the sum
+    over the trust mask reaches the tolerance is sorted, and the answer follows in closed form. Sums are in
+    float64; the result is evaluated once more and lowered until it passes.
     """
     rule = parse_distance(distance)
-    if not rule.monotone:
-        raise ValueError(f"the distance {rule.name} is not monotone in the threshold; there is no largest one for it")
     tolerance = check_tolerance(tolerance)
-    u, error = _checked(uncertainty, restored, truth)
-    # From the upper side of rounding, so that a distance equal to the tolerance passes; then down to what holds.
-    threshold = float(_curve(u, error, rule, mask).thresholds(np.array([tolerance]), slack=_rounding(u.size))[0])
+    _check_mask(mask)
+    u, restored, truth = checked_field(uncertainty, restored, truth)
+    if not is_exact(rule):
+        found = next(walk([(u, restored, truth)], rule, mask=mask, stop_above=tolerance))
+        return float(prefix_threshold(found[None], THRESHOLD_GRID, tolerance)[0])
+    error = rule.error(restored, truth, u.shape).ravel()
+    u = u.ravel()
+    if isinstance(rule, LInfinity):
+        threshold = float(_linf_thresholds(u, error, np.array([tolerance]), mask, slack=0.0)[0])
+    else:
+        threshold = lp_threshold(u, error, rule, tolerance, mask)
     step = 4e-16
     while rule(trust_mask(u, threshold, mask), error) > tolerance:
         threshold, step = _step_down(u, threshold, mask, step), 2 * step
@@ -91,26 +101,72 @@ def threshold_curve(
 ) -> NDArray[np.float64]:
     """Return the image threshold at each of many tolerances, from one sort.
 
-    See `image_threshold` for the arguments. Each value is at most the exact one, and never short of it by more
-    than rounding.
+    See `image_threshold` for the arguments; the distance has to be exact. Each value is at most the exact one, and
+    never short of it by more than rounding.
     """
+    rule = parse_distance(distance)
+    if not is_exact(rule):
+        raise ValueError(f"the distance {rule.name} has no exact curve; walk its grid of thresholds instead")
     wanted = np.array([check_tolerance(float(t)) for t in np.atleast_1d(np.asarray(tolerances, dtype=np.float64))])
-    u, error = _checked(uncertainty, restored, truth)
-    return _curve(u, error, parse_distance(distance), mask).thresholds(wanted, slack=-_rounding(u.size))
+    _check_mask(mask)
+    u, restored, truth = checked_field(uncertainty, restored, truth)
+    return curve_of_error(u.ravel(), rule.error(restored, truth, u.shape).ravel(), rule, wanted, mask)
 
 
-def trust_mask(uncertainty: NDArray[Any], threshold: float, mask: MaskKind) -> NDArray[Any]:
-    """Return the trust mask, 1 = believed: ``min(threshold / u, 1)`` in float64, or ``u <= threshold`` as bool."""
-    if mask == "binary":
-        return uncertainty <= threshold
-    if np.isinf(threshold):
-        return np.ones(uncertainty.shape)
-    return np.minimum(threshold / uncertainty.astype(np.float64), 1.0)
+def curve_of_error(
+    u: NDArray[Any], error: NDArray[np.float64], rule: Lp | LInfinity, tolerances: NDArray[np.float64], mask: MaskKind
+) -> NDArray[np.float64]:
+    """Return the thresholds at `tolerances` from flat uncertainties and errors that are known to be valid."""
+    slack = -_rounding(u.size)
+    if isinstance(rule, LInfinity):
+        return _linf_thresholds(u, error, tolerances, mask, slack=slack)
+    unit = safe_unit(error, rule.p)
+    budgets = budget_of(tolerances, pixels=u.size, p=rule.p, unit=unit) * (1 + slack)
+    pixels = SortedPixels.of(*sort_pixels(u, error), p=rule.p, unit=unit, mask=mask)
+    return pixels.thresholds(budgets, shrink=1 + slack)
 
 
-def _checked(
+def is_exact(rule: Distance) -> bool:
+    """Whether thresholds of this distance are known in closed form; others are walked along a grid."""
+    return isinstance(rule, Lp | LInfinity)
+
+
+def lp_threshold_of_tiles(
+    tiles: Sequence[tuple[NDArray[np.floating[Any]], NDArray[np.float64]]],
+    *,
+    p: float,
+    tolerance: float,
+    mask: MaskKind,
+    unit: float = 1.0,
+) -> float:
+    """Return the Lp threshold of a field that is only ever there in parts, each read twice.
+
+    Parameters
+    ----------
+    tiles
+        (uncertainty, error) of each part, both flat; a sequence that reads its items anew each time will do.
+    p, tolerance, mask
+        See `image_threshold`.
+    unit
+        A power of two; see `ErrorSums`.
+
+    Returns
+    -------
+    float
+        As `image_threshold`, but not evaluated once more: from below, to within rounding.
+    """
+    sums = ErrorSums.of(bin_of(tiles[0][0]), tiles[0][1], p=p, unit=unit)
+    for u, error in islice(tiles, 1, None):
+        sums = sums + ErrorSums.of(bin_of(u), error, p=p, unit=unit)
+    slack = -_rounding(sums.pixels)
+    parts = ((u, error, bin_of(u)) for u, error in tiles)
+    return _solve(sums, sums.budget(tolerance, slack), parts, mask, shrink=1 + slack)
+
+
+def checked_field(
     uncertainty: ArrayLike, restored: ArrayLike, truth: ArrayLike
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]:
+    """Return the three arrays, or say in a ValueError why they are no field."""
     u = np.asarray(uncertainty)
     if not np.issubdtype(u.dtype, np.floating):
         u = u.astype(np.float64)
@@ -125,9 +181,76 @@ def _checked(
     for name, values in {"uncertainty": u, **images}.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(values))} values that are NaN or infinite")
-    if not (u > 0).all():
+    if not u.min() > 0:
         raise ValueError(f"uncertainty has to be above 0; its smallest value is {u.min():g}")
-    return u.ravel(), error_magnitude(images["restored"], images["truth"], u.shape).ravel()
+    return u, images["restored"], images["truth"]
+
+
+def _check_mask(mask: str) -> None:
+    if mask not in ("soft", "binary"):
+        raise ValueError(f"there is no {mask!r} mask; it is 'soft' or 'binary'")
+
+
+def _rounding(terms: int) -> float:
+    """Bound on the relative error of a running sum of positive float64 numbers (Higham 2002, section 4.2)."""
+    return max(1e-12, terms * float(np.finfo(np.float64).eps))
+
+
+def lp_threshold(
+    u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Lp, tolerance: float, mask: MaskKind
+) -> float:
+    """Return the threshold to within rounding: from below, save where a distance equal to the tolerance may pass."""
+    bins = bin_of(u)
+    sums = ErrorSums.of(bins, error, p=rule.p, unit=safe_unit(error, rule.p))
+    slack = _rounding(u.size)
+    budget = sums.budget(tolerance, slack)
+    if mask == "soft" and not sums.fits(budget):
+        budget = sums.budget(tolerance, -slack)
+    return _solve(sums, budget, [(u, error, bins)], mask, shrink=1 - slack)
+
+
+def _solve(
+    sums: ErrorSums,
+    budget: float,
+    parts: Iterable[tuple[NDArray[Any], NDArray[np.float64], NDArray[np.intp]]],
+    mask: MaskKind,
+    *,
+    shrink: float,
+) -> float:
+    """Return the threshold at which the budget is used up; only the pixels of a few bins are sorted for it."""
+    window = sums.window(budget, mask)
+    if window is None:
+        return np.inf
+    inside, above = [], 0.0
+    for u, error, bins in parts:
+        higher = bins >= window.stop
+        chosen = np.flatnonzero((bins >= window.first) & ~higher)
+        inside.append((u[chosen], error[chosen]))
+        if mask == "soft":
+            above += float((ratio_powers(u, error, p=sums.p, unit=sums.unit) * higher).sum())
+    u, error = (np.concatenate(values) for values in zip(*inside, strict=True))
+    pixels = SortedPixels.of(
+        *sort_pixels(u, error), p=sums.p, unit=sums.unit, mask=mask,
+        low=window.low, high=window.high, below=window.below, above=above,
+    )  # fmt: skip
+    return float(pixels.thresholds(np.array([budget]), shrink=shrink)[0])
+
+
+def _linf_thresholds(
+    u: NDArray[Any], error: NDArray[np.float64], tolerances: NDArray[np.float64], mask: MaskKind, *, slack: float
+) -> NDArray[np.float64]:
+    """The largest error that counts decides: with pixels ordered by it, those above each tolerance are a tail."""
+    order = np.argsort(error)
+    u, error = u[order], error[order]
+    first = np.searchsorted(error, tolerances, side="right")  # of the pixels that are wrong by more
+    wrong = first < len(u)
+    at = np.minimum(first, len(u) - 1)
+    if mask == "binary":
+        worst = np.minimum.accumulate(u[::-1])[::-1][at]
+        return np.where(wrong, np.nextafter(worst, u.dtype.type(0)).astype(np.float64), np.inf)
+    with np.errstate(divide="ignore"):
+        ratio = np.minimum.accumulate((u.astype(np.float64) / error)[::-1])[::-1][at]
+    return np.where(wrong, tolerances * ratio * (1 + slack), np.inf)
 
 
 def _step_down(u: NDArray[np.floating[Any]], threshold: float, mask: MaskKind, step: float) -> float:
@@ -136,92 +259,3 @@ def _step_down(u: NDArray[np.floating[Any]], threshold: float, mask: MaskKind, s
         return min(threshold, float(u.max())) * (1 - step)
     trusted = u[u <= threshold]
     return float(np.nextafter(trusted.max(), u.dtype.type(0))) if trusted.size else 0.0
-
-
-def _curve(u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Distance, mask: MaskKind) -> _Curve:
-    if mask not in ("soft", "binary"):
-        raise ValueError(f"there is no {mask!r} mask; it is 'soft' or 'binary'")
-    if isinstance(rule, LInfinity):
-        return _LInfinityCurve(u, error, mask)
-    return _lp_curve(u, error, rule, mask)
-
-
-@dataclass(frozen=True, slots=True)
-class _LInfinityCurve:
-    u: NDArray[np.floating[Any]]
-    error: NDArray[np.float64]
-    mask: MaskKind
-
-    def thresholds(self, tolerances: NDArray[np.float64], *, slack: float) -> NDArray[np.float64]:
-        return np.array([self._threshold(tolerance, slack) for tolerance in tolerances])
-
-    def _threshold(self, tolerance: float, slack: float) -> float:
-        wrong = self.error > tolerance
-        if not wrong.any():
-            return np.inf
-        if self.mask == "binary":
-            return float(np.nextafter(self.u[wrong].min(), self.u.dtype.type(0)))
-        return float((tolerance * self.u[wrong].astype(np.float64) / self.error[wrong]).min()) * (1 + min(slack, 0))
-
-
-@dataclass(frozen=True, slots=True)
-class _LpCurve:
-    """Sorted uncertainty with the sums on both sides of each pixel.
-
-    With t^p between the p-th powers of two neighbouring uncertainties, the sum of (trust |e|)^p is
-    ``below[j] + t^p * above[j]``, j being the number of pixels that are trusted in full.
-    """
-
-    p: float
-    unit: float
-    mask: MaskKind
-    u: NDArray[np.floating[Any]]
-    below: NDArray[np.float64]
-    above: NDArray[np.float64]
-    at_pixel: NDArray[np.float64]
-
-    def thresholds(self, tolerances: NDArray[np.float64], *, slack: float) -> NDArray[np.float64]:
-        n = len(self.u)
-        # errors are at most 1 in this unit, so all of a tolerance above 2 is the same
-        budget = n * np.minimum(tolerances / self.unit, 2) ** self.p * (1 + slack)
-        first_failing = np.searchsorted(self.at_pixel, budget, side="right")
-        passes = first_failing == n
-        j = np.minimum(first_failing, n - 1)
-        if self.mask == "binary":
-            found = np.nextafter(self.u[j], self.u.dtype.type(0)).astype(np.float64)
-        else:
-            room = np.maximum(budget - self.below[j], 0)
-            powers = np.divide(room, self.above[j], out=np.zeros_like(room), where=self.above[j] > 0)
-            lower = np.where(j > 0, self.u[np.maximum(j - 1, 0)], 0).astype(np.float64)
-            found = np.clip(powers ** (1 / self.p) * (1 + min(slack, 0)), lower, self.u[j].astype(np.float64))
-        return np.where(passes, np.inf, found)
-
-
-_Curve = _LInfinityCurve | _LpCurve
-
-
-def _lp_curve(u: NDArray[np.floating[Any]], error: NDArray[np.float64], rule: Lp, mask: MaskKind) -> _LpCurve:
-    order = np.argsort(u, kind="stable")
-    u, error = u[order], error[order]
-    unit = power_of_two(error)
-    error = error / unit
-    powers = _positive_powers(error, rule.p)
-    below = np.concatenate(([0.0], np.cumsum(powers)))
-    if mask == "binary":
-        # A group of equal uncertainty goes in whole: the sum that counts is the one at the group's end.
-        at_pixel = below[np.searchsorted(u, u, side="right")]
-        return _LpCurve(rule.p, unit, mask, u, below[:-1], np.zeros_like(powers), at_pixel)
-    with np.errstate(over="ignore", invalid="ignore"):
-        ratios = _positive_powers(error / u.astype(np.float64), rule.p)
-        above = np.cumsum(ratios[::-1])[::-1]
-        at_pixel = below[:-1] + u.astype(np.float64) ** rule.p * above
-    if not np.isfinite(at_pixel).all():
-        raise ValueError(f"p = {rule.p:g} is too large for uncertainties from {u[0]:g} to {u[-1]:g}; take a smaller p")
-    # Monotone by construction; rounding may not be, and the search needs it.
-    return _LpCurve(rule.p, unit, mask, u, below[:-1], above, np.maximum.accumulate(at_pixel))
-
-
-def _positive_powers(values: NDArray[np.float64], p: float) -> NDArray[np.float64]:
-    """Return values ** p, where what is not 0 does not become 0: an error that underflows must still count."""
-    with np.errstate(over="ignore"):  # the caller refuses what is not finite
-        return np.where(values > 0, np.maximum(values**p, np.finfo(np.float64).tiny), 0.0)

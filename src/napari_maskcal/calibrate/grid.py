@@ -1,0 +1,152 @@
+"""Distances that are not monotone: a walk up a fixed grid of thresholds.
+
+Where trusting more may lower the distance, "the largest threshold that passes" promises nothing, and bisection
+certifies nothing. What holds is "all thresholds of a grid up to this one pass", for a grid that was fixed before
+the calibration fields were seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_maskcal.calibrate.sums import trust_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_maskcal.calibrate.sums import MaskKind
+    from napari_maskcal.distance.base import Distance
+
+    FieldPixels = tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]
+
+# Four to an octave over the uncertainties that networks give in normalised intensities, then full trust. Exact in
+# float32, so that a drawn mask is the walked one.
+THRESHOLD_GRID = np.append((2.0 ** (np.arange(-40, 9) / 4)).astype(np.float32).astype(np.float64), np.inf)
+_BATCH = 8
+
+
+def walk(
+    fields: Iterable[FieldPixels],
+    distance: Distance,
+    *,
+    mask: MaskKind,
+    stop_above: float = np.inf,
+    grid: NDArray[np.float64] = THRESHOLD_GRID,
+    batch: int = _BATCH,
+) -> Iterator[NDArray[np.float64]]:
+    """Yield each field's distances along a grid of thresholds, in the order of `fields`.
+
+    `batch` fields are under way at once, each at its own step; one that is done makes room for the next, so that
+    no distance is computed that is not needed, and few fields are in memory.
+
+    Parameters
+    ----------
+    fields
+        (uncertainty, restored, truth) of each.
+    distance
+        Any; it is asked for `batch` fields at once.
+    mask
+        ``"soft"`` or ``"binary"``.
+    stop_above
+        A field stops at the first distance above this.
+    grid
+        Thresholds, ascending; the last may be infinite.
+
+    Yields
+    ------
+    ndarray
+        One distance for each threshold of `grid`; NaN where the walk had stopped before.
+
+    Raises
+    ------
+    ValueError
+        If a field's uncertainties lie outside the grid, or a distance is not a number.
+    """
+    waiting = enumerate(fields)
+    active: list[_Walker] = []
+    finished: dict[int, NDArray[np.float64]] = {}
+    following = 0
+    while True:
+        active += [_Walker(place, *pixels, grid, mask) for place, pixels in islice(waiting, batch - len(active))]
+        if not active:
+            return
+        for _, walkers in groupby(active, key=lambda walker: walker.restored.shape):
+            _step(list(walkers), distance)
+        finished |= {walker.place: walker.distances for walker in active if walker.is_done(stop_above)}
+        active = [walker for walker in active if walker.place not in finished]
+        while following in finished:
+            yield finished.pop(following)
+            following += 1
+
+
+def prefix_threshold(distances: NDArray[Any], grid: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Return, for each row of (fields, steps) distances, the largest threshold up to which all pass; 0 if none does."""
+    passing = np.logical_and.accumulate(distances <= tolerance, axis=1).sum(axis=1)  # NaN does not pass
+    return np.concatenate(([0.0], grid))[passing]
+
+
+class _Walker:
+    """One field on its way up the grid."""
+
+    def __init__(
+        self,
+        place: int,
+        u: NDArray[np.floating[Any]],
+        restored: NDArray[Any],
+        truth: NDArray[Any],
+        grid: NDArray[np.float64],
+        mask: MaskKind,
+    ) -> None:
+        self.place, self.u, self.restored, self.truth, self.grid, self.mask = place, u, restored, truth, grid, mask
+        ordered = np.sort(u, axis=None)
+        _check_grid(float(ordered[ordered.size // 2]), grid, place)
+        self.trusted = np.searchsorted(ordered, grid, side="right")  # pixels, at each step
+        self.distances = np.full(len(grid), np.nan)
+        self.step = 0
+
+    @property
+    def trust(self) -> NDArray[Any]:
+        """The trust mask of the step that is due."""
+        return trust_mask(self.u, float(self.grid[self.step]), self.mask)
+
+    def take(self, distance: float) -> None:
+        """Note the distance that was due, and all that follow from it: equal masks have equal distances."""
+        self.distances[self.step] = distance
+        self.step += 1
+        while self.step < len(self.grid) and self._same_as_before():
+            self.distances[self.step] = distance
+            self.step += 1
+
+    def is_done(self, stop_above: float) -> bool:
+        """Whether the top is reached, or a distance was too large."""
+        return self.step == len(self.grid) or self.distances[self.step - 1] > stop_above
+
+    def _same_as_before(self) -> bool:
+        before, now = self.trusted[self.step - 1], self.trusted[self.step]
+        return bool(before == self.u.size if self.mask == "soft" else before == now)
+
+
+def _step(walkers: Sequence[_Walker], distance: Distance) -> None:
+    trust, restored, truth = (
+        np.stack(images)
+        for images in zip(*((walker.trust, walker.restored, walker.truth) for walker in walkers), strict=True)
+    )
+    for walker, found in zip(walkers, distance.between(trust, restored, truth).tolist(), strict=True):
+        if np.isnan(found):
+            raise ValueError(f"the distance {distance.name} of field {walker.place} is not a number")
+        walker.take(found)
+
+
+def _check_grid(middle: float, grid: NDArray[np.float64], place: int) -> None:
+    last = float(grid[np.isfinite(grid)][-1])
+    if not grid[0] / 16 <= middle <= last * 16:
+        raise ValueError(
+            f"the uncertainties of field {place} are about {middle:.2g}, far outside the grid of thresholds from "
+            f"{grid[0]:.2g} to {last:.2g}; scale the map, so that it is in shares of the intensity range"
+        )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
+import threading
+import weakref
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tifffile
 
 from napari_maskcal.read.image import KNOWN_AXES, Image, from_array, propose_axes
@@ -31,13 +35,78 @@ def read_tiff(path: Path, *, axes: str | None = None) -> Image:
     ValueError
         If the file is missing or damaged, is an RGB image, or has axes without names and `axes` is None.
     """
-    try:
-        with _strictly(), tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            data, stored = series.asarray(), series.axes
-            sizes = _sizes(file)
-    except (OSError, ValueError, IndexError, struct.error, zlib.error, tifffile.TiffFileError) as error:
-        raise ValueError(f"{path} cannot be read as TIFF: {error}") from error
+    with _named_errors(path), tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        data, stored, sizes = series.asarray(), series.axes, _sizes(file)
+    return _image(data, stored, sizes, path=path, axes=axes)
+
+
+def open_tiff(path: Path, *, axes: str | None = None) -> Image:
+    """Return the same image as `read_tiff`, of which a plane is read when it is asked for.
+
+    Raises
+    ------
+    ValueError
+        As `read_tiff`, as far as it can be told without the pixels.
+    """
+    with _named_errors(path):
+        pixels = TiffPixels(path)
+    return _image(pixels, pixels.axes, pixels.sizes, path=path, axes=axes)
+
+
+class TiffPixels:
+    """The pixels of the first series of a TIFF file, read plane by plane.
+
+    Attributes
+    ----------
+    axes, sizes
+        What the file says of its axes, and of the size and unit of each.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._file = tifffile.TiffFile(path)
+        weakref.finalize(self, self._file.close)
+        self._series = series = self._file.series[0]
+        if series.is_multifile:
+            raise ValueError("it is one of several files of an OME-TIFF set; save the set as one file each image")
+        self.axes, self.sizes = series.axes, _sizes(self._file)
+        self.shape, self.dtype, self.ndim = tuple(series.shape), np.dtype(series.dtype), len(series.shape)
+        self._offset = None if series.transform else series.dataoffset
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if self._offset is not None and self._offset + size > self._file.filehandle.size:
+            raise ValueError("the file is damaged or was cut off: it is too short for its pixels")
+
+    def __getitem__(self, index: tuple[int, ...]) -> NDArray[Any]:
+        """Return the plane at `index`, which counts along all axes but the last two."""
+        number = int(np.ravel_multi_index(index, self.shape[:-2])) if index else 0
+        with _named_errors(self._path):
+            return self._read(number)
+
+    def _read(self, number: int) -> NDArray[Any]:
+        if self._offset is not None:
+            return self._read_raw(self._offset, number)
+        series = self._series
+        if len(series) != math.prod(self.shape[:-2]) or series.transform or series.keyframe.shape != self.shape[-2:]:
+            planes = np.asarray(series.asarray()).reshape(-1, *self.shape[-2:])
+            return np.array(planes[number])
+        with self._lock:
+            page = series[number]
+            if page is None:
+                raise ValueError("the plane is missing in the file")
+            return np.asarray(page.asarray())
+
+    def _read_raw(self, offset: int, number: int) -> NDArray[Any]:
+        plane = np.empty(self.shape[-2:], self.dtype.newbyteorder(self._file.byteorder))
+        with self._path.open("rb") as file:
+            file.seek(offset + number * plane.nbytes)
+            if file.readinto(plane.reshape(-1).view(np.uint8).data) != plane.nbytes:
+                raise ValueError("the file is damaged or was cut off: it is too short for its pixels")
+        return plane.astype(self.dtype, copy=False)
+
+
+def _image(data: Any, stored: str, sizes: dict[str, tuple[float, str]], *, path: Path, axes: str | None) -> Image:
+    """Return `data` with the axes that the user gives, else those that the file says."""
     if stored.endswith("S") and axes is None:
         raise ValueError(f"{path.name} is an RGB image; the network takes one channel: split the channels first")
     if axes is None and not set(stored) <= set(KNOWN_AXES):
@@ -51,13 +120,25 @@ def read_tiff(path: Path, *, axes: str | None = None) -> Image:
 
 
 @contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Make a ValueError that begins with `path` of whatever a damaged file leads to."""
+    try:
+        with _strictly():
+            yield
+    except (OSError, ValueError, IndexError, struct.error, zlib.error, tifffile.TiffFileError) as error:
+        raise ValueError(f"{path} cannot be read as TIFF: {error}") from error
+
+
+@contextmanager
 def _strictly() -> Iterator[None]:
     """Make an error of what tifffile only logs: a stack that was cut off would come back as the planes left of it."""
     complaints: list[str] = []
+    thread = threading.get_ident()
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            complaints.append(record.getMessage())
+            if record.thread == thread:
+                complaints.append(record.getMessage())
 
     logger, collector = logging.getLogger("tifffile"), Collector(logging.ERROR)
     logger.addHandler(collector)

@@ -1,0 +1,117 @@
+"""What may be wrong with the pixels of a field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_maskcal.read.consistency import by
+from napari_maskcal.read.faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from napari_maskcal.read.facts import Facts
+    from napari_maskcal.read.parts import Part, Triplet
+
+_LEAVE_OUT = "leave the field out"
+
+
+def own_faults(
+    triplet: Triplet,
+    facts: Mapping[str, Facts],
+    *,
+    scale_factor: int,
+    needs_restored: bool,
+    foreign_to: Collection[str],
+) -> list[Fault]:
+    """Return what is wrong with a field taken by itself."""
+    parts = triplet.parts()
+    faults = [fault for name, fact in facts.items() for fault in _values(name, parts[name], fact)]
+    faults += _shapes(triplet, scale_factor) + _identical(triplet, facts)
+    if needs_restored and triplet.restored is None:
+        told = "has no restored image"
+        faults.append(Fault(file=triplet.degraded.describe(), fault=told, remedy="add it, or choose a restorer"))
+    faults += [
+        Fault(file=parts[name].describe(), fault="was used to train", remedy="calibrate with fields kept from training")
+        for name, fact in facts.items()
+        if fact.sha256 in foreign_to
+    ]
+    return faults
+
+
+def _values(name: str, part: Part, facts: Facts) -> list[Fault]:
+    """NaN, constant, or not above 0 where that is needed."""
+    if facts.nonfinite:
+        told = f"has {facts.nonfinite} NaN or infinite values, the first at (y, x) = {facts.first}"
+        return [Fault(file=part.describe(), fault=told, remedy=f"replace them, or {_LEAVE_OUT}")]
+    if name == "uncertainty" and facts.minimum <= 0:
+        told = f"has values that are not above 0, the smallest is {facts.minimum:g}"
+        return [Fault(file=part.describe(), fault=told, remedy="add a small number to all maps")]
+    if name != "uncertainty" and facts.constant:
+        told = f"is constant: every pixel is {facts.minimum:g}"
+        return [Fault(file=part.describe(), fault=told, remedy=_LEAVE_OUT)]
+    return []
+
+
+def _shapes(triplet: Triplet, scale_factor: int) -> list[Fault]:
+    degraded = triplet.degraded
+    height, width = degraded.shape
+    wanted = (height * scale_factor, width * scale_factor)
+    enlarged = f", which a restorer enlarges {scale_factor} times" if scale_factor > 1 else ""
+    told = f"but {degraded.label} is {by(degraded.shape)}{enlarged}"
+    remedy = f"bring it to {by(wanted)}, or {_LEAVE_OUT}"
+    return [
+        Fault(file=part.label, fault=f"is {by(part.shape)} pixels, {told}", remedy=remedy)
+        for part in (triplet.truth, triplet.restored, triplet.uncertainty)
+        if part is not None and part.shape != wanted
+    ]  # fmt: skip
+
+
+def _identical(triplet: Triplet, facts: Mapping[str, Facts]) -> list[Fault]:
+    """Find a truth that is the restored or the degraded image: any restorer would seem perfect."""
+    truth = facts.get("truth")
+    return [
+        Fault(
+            file=triplet.truth.describe(),
+            fault=f"has the same pixels as {part.describe()}",
+            remedy="give the true image, or leave the field out",
+        )
+        for name, part in triplet.parts().items()
+        if name in ("degraded", "restored") and truth and name in facts and facts[name].sha256 == truth.sha256
+        if not truth.constant
+    ]
+
+
+class Duplicates:
+    """Finds the same content in two fields."""
+
+    def __init__(self) -> None:
+        self._degraded: dict[str, Triplet] = {}
+        self._truths: dict[str, Triplet] = {}
+
+    def faults(self, triplet: Triplet, facts: Mapping[str, Facts]) -> list[Fault]:
+        """Return the faults of `triplet` against those seen before."""
+        telling = {name: fact.sha256 for name, fact in facts.items() if not fact.constant}
+        if "degraded" in telling:
+            earlier = self._degraded.setdefault(telling["degraded"], triplet)
+            if earlier is not triplet:
+                return [_twice(triplet.degraded, earlier.degraded)]
+        if "truth" in telling:
+            earlier = self._truths.setdefault(telling["truth"], triplet)
+            if earlier.group != triplet.group:
+                return [_dependent(triplet, earlier)]
+        return []
+
+
+def _twice(part: Part, earlier: Part) -> Fault:
+    told = f"has the same pixels as {earlier.describe()}"
+    return Fault(file=part.describe(), fault=told, remedy="leave one of the two out")
+
+
+def _dependent(triplet: Triplet, earlier: Triplet) -> Fault:
+    groups = f"{earlier.group!r} and {triplet.group!r}"
+    return Fault(
+        file=triplet.truth.describe(),
+        fault=f"has the same pixels as {earlier.truth.describe()}, of another group: {groups}",
+        remedy="put fields with one truth into one group, or leave one out",
+    )

@@ -14,9 +14,10 @@ import pytest
 import tifffile
 import zarr
 
+from given_models import given_bundle
 from napari_maskcal import __version__
 from napari_maskcal.cli import main
-from napari_maskcal.models import load_mask_model, load_restorer
+from napari_maskcal.models import GIVEN_RESTORER, load_mask_model, load_restorer
 from napari_maskcal.pipeline import run
 from napari_maskcal.read.image import from_array
 from napari_maskcal.read.tiff import read_tiff, write_tiff
@@ -150,6 +151,32 @@ def tiff(path: Path, pixels: np.ndarray, **options) -> Path:
     return path
 
 
+def test_images_that_another_tool_made_take_the_place_of_networks(maskcal, stack, tmp_path):
+    bundle, planes = given_bundle(tmp_path, GIVEN_RESTORER), read_tiff(stack).data
+    restored = tiff(tmp_path / "theirs.tif", planes.astype(np.float32) + 0.5)
+    uncertainty = tiff(tmp_path / "map.tif", np.random.default_rng(0).gamma(2, 5, planes.shape).astype(np.float32))
+    options = ["--restorer", "given", "--mask-model", bundle, "--uncertainty", uncertainty, "--device", "cpu"]
+    ended = maskcal("run", stack, "--out", tmp_path / "out", *options, "--restored", restored)
+    assert (ended.code, ended.err) == (0, "")
+    found = read_tiff(tmp_path / "out" / "restored.tif")
+    np.testing.assert_array_equal(found.data, tifffile.imread(restored))
+    assert (found.units, found.scale) == (UNITS, pytest.approx((0.5, 0.25, 0.25)))  # the input's, not the map's
+    threshold = json.loads((tmp_path / "out" / "certificate.json").read_text(encoding="utf-8"))["threshold"]
+    np.testing.assert_array_equal(
+        tifffile.imread(tmp_path / "out" / "uncertain.tif"), tifffile.imread(uncertainty) > threshold
+    )
+    failed(maskcal("run", stack, "--out", tmp_path / "other", *options), "the restored image comes from another tool")
+    small = tiff(tmp_path / "small.tif", planes[:2])
+    failed(maskcal("run", stack, "--out", tmp_path / "other", *options, "--restored", small), "small has shape (2, 64")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_a_network_makes_is_not_taken_from_a_file(restore, stack, tmp_path):
+    failed(restore("--restored", stack), "cells was given, but random restorer 0 makes its own restored image")
+    failed(restore("--mask-model", "residual"), "mask model 'residual' has no certificate yet; calibrate it")
+    assert not (tmp_path / "out").exists()
+
+
 def not_finite() -> np.ndarray:
     planes = noisy_planes(2, 64, 64).astype(np.float32)
     planes[1, 4, 5] = np.nan
@@ -188,7 +215,7 @@ def test_an_image_that_cannot_be_restored_is_refused_in_one_line(restore, tmp_pa
         (["--tolerance", 0], ["tolerance is 0; give a number above 0"]),
         (["--tolerance", -1], ["tolerance is -1;"]),
         (["--tolerance", "nan"], ["tolerance is nan;"]),
-        (["--tolerance", 0.0001], ["tolerance is 0.0001;", "from 0.001 on"]),
+        (["--tolerance", 0.0001], ["tolerance is 1e-09;", "answers from"]),
         (["--confidence", 0], ["confidence is 0; give a number between 0 and 1"]),
         (["--confidence", 1], ["confidence is 1;"]),
         (["--confidence", 1.5], ["confidence is 1.5;"]),

@@ -18,6 +18,7 @@ _HOMES = {
     "load_mask_model": "napari_maskcal.models",
     "load_restorer": "napari_maskcal.models",
     "read_image": "napari_maskcal.read.files",
+    "read_triplets": "napari_maskcal.read.triplets",
     "run": "napari_maskcal.pipeline",
     "sample_image": "napari_maskcal.sample_data",
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from napari_maskcal import __version__
-from napari_maskcal.calibrate.guarantee import conformal_threshold, marginal_rank, worst_of_each_group
-from napari_maskcal.calibrate.threshold import MaskKind
+from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves, rounded_down
+from napari_maskcal.calibrate.guarantee import Grouping, Guarantee
+from napari_maskcal.calibrate.promise import Promise
+from napari_maskcal.calibrate.sums import MaskKind
+from napari_maskcal.calibrate.threshold import is_exact
+from napari_maskcal.calibrate.words import limits_sentence, promise_sentence
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.settings import check_confidence, check_tolerance
@@ -19,9 +22,8 @@ from napari_maskcal.settings import check_confidence, check_tolerance
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
 _DEPLOYED_DTYPE = "float32"
+Intensity = Literal["share", "raw", "none"]
 
 
 class Fingerprint(BaseModel):
@@ -58,37 +60,8 @@ class Fingerprint(BaseModel):
         return [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """Image thresholds of each calibration field over a grid of tolerances.
-
-    Attributes
-    ----------
-    tolerances
-        Ascending, (T,), float64.
-    thresholds
-        (fields, T), float32, rounded down: never above the exact value.
-    """
-
-    tolerances: NDArray[np.float64]
-    thresholds: NDArray[np.float32]
-
-    def at(self, tolerance: float) -> NDArray[np.float32]:
-        """Return each field's threshold at `tolerance`, or at the next smaller one of the grid.
-
-        Raises
-        ------
-        ValueError
-            If `tolerance` lies below the grid.
-        """
-        index = int(np.searchsorted(self.tolerances, tolerance, side="right")) - 1
-        if index < 0:
-            raise ValueError(f"tolerance is {tolerance:g}; this certificate answers from {self.tolerances[0]:g} on")
-        return self.thresholds[:, index]
-
-
 class FieldRecord(BaseModel):
-    """What calibration found for one field."""
+    """What calibration found for one field; `sha256` is that of its content, where it was read from files."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
@@ -97,6 +70,7 @@ class FieldRecord(BaseModel):
     distance: float
     threshold: float
     masked_share: float
+    sha256: str = ""
 
 
 class Coverage(BaseModel):
@@ -110,19 +84,71 @@ class Coverage(BaseModel):
     high: float
 
 
+class MaskedShare(BaseModel):
+    """How much of the calibration fields the threshold marks.
+
+    Attributes
+    ----------
+    mean, quartiles
+        Of the share of marked pixels, over fields.
+    untouched, whole
+        Shares of fields with nothing marked, and with everything marked.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    quartiles: tuple[float, float, float]
+    untouched: float
+    whole: float
+
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> MaskedShare:
+        """Return the distribution of the shares of all fields."""
+        values = np.asarray(shares, dtype=np.float64)
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+        return cls(
+            mean=float(values.mean()), quartiles=(low, middle, high),
+            untouched=float(np.mean(values == 0)), whole=float(np.mean(values == 1)),
+        )  # fmt: skip
+
+
+class Pin(BaseModel):
+    """A tolerance and a confidence that were fixed on a day."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tolerance: float
+    confidence: float
+    date: str
+
+
 class Certificate(BaseModel):
     """The promise, its threshold, and what both depend on.
 
     Attributes
     ----------
-    distance, tolerance, confidence, guarantee, mask
-        What was asked for. The tolerance is a share of the plane's intensity range.
+    distance, distance_identity, distance_words
+        Its name, what else decides its value (the hash of its weights), and what the sentence calls it.
+    tolerance, confidence, guarantee, delta, bound, grouping, seed, mask
+        What was asked for; see `Promise`.
+    intensity
+        Unit of the tolerance: ``"share"`` of the plane's intensity range, ``"raw"`` intensities, or ``"none"``.
     threshold
         Uncertainty above this is marked.
-    n_fields, groups, field_shape
-        Calibration fields, how many each group has, and the (Y, X) size the promise is about.
+    n_fields, groups, grouped, field_shape
+        Calibration fields, how many each group has, whether the user named the groups (else each image is one),
+        and the (Y, X) size the promise is about.
+    uncertainty
+        What made the uncertainty, for the reader.
     note
         Where the fields come from.
+    masked
+        How much of the calibration fields is marked.
+    versions
+        Of the software that calibrated.
+    history
+        Earlier pins of the same calibration, the oldest first.
     exploration
         True when tolerance or confidence were moved after the calibration was pinned.
     """
@@ -132,54 +158,73 @@ class Certificate(BaseModel):
     )  # JSON has no infinity, and a threshold may be infinite: nothing has to be masked
 
     schema_version: Literal[1] = 1
-    guarantee: Literal["marginal"] = "marginal"
+    guarantee: Guarantee = "marginal"
+    delta: float | None = None
+    bound: float | None = None
+    grouping: Grouping = "worst"
+    seed: int = 0
     distance: str
+    distance_identity: str = ""
+    distance_words: str = ""
+    intensity: Intensity = "share"
     tolerance: Annotated[float, Field(gt=0)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     mask: MaskKind
     threshold: Annotated[float, Field(ge=0)]
     n_fields: Annotated[int, Field(ge=1)]
     groups: dict[str, int]
+    grouped: bool = True
     field_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     fingerprint: Fingerprint
+    uncertainty: str = ""
     leave_one_out: Coverage | None = None
+    masked: MaskedShare | None = None
     fields: tuple[FieldRecord, ...] = ()
     note: str = ""
     exploration: bool = False
     created: str
     version: str = __version__
-    curves: InstanceOf[Curves] | None = Field(default=None, exclude=True, repr=False)
+    versions: dict[str, str] = Field(default_factory=dict)
+    history: tuple[Pin, ...] = ()
+    curves: InstanceOf[Curves] | InstanceOf[GridCurves] | None = Field(default=None, exclude=True, repr=False)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Take the distance's words from the distance where a certificate of an earlier version has none."""
+        if not self.distance_words:
+            object.__setattr__(self, "distance_words", parse_distance(self.distance).sentence_name)
 
     @property
     def sentence(self) -> str:
         """The promise, as one sentence."""
-        per_group = sorted(set(self.groups.values()))
-        size = " × ".join(str(n) for n in self.field_shape)
-        if per_group == [1]:
-            fields = f"a field of {size} pixels"
-        elif len(per_group) == 1:
-            fields = f"all of {per_group[0]} fields of {size} pixels"
-        else:
-            fields = f"all fields of {size} pixels, as many as these have,"
-        error = parse_distance(self.distance).sentence_name
-        return (
-            f"In at least {_percent(self.confidence)} of new specimens like the {len(self.groups)} calibrated ones, "
-            f"the {error} outside the marked regions is at most {_percent(self.tolerance)} of the plane's intensity "
-            f"range in {fields} drawn at random."
-        )
+        return promise_sentence(self)
 
     @property
     def limits(self) -> str:
         """What the promise does not say."""
-        return (
-            f"It is not a promise for specimens of another kind, for each single pixel, for one given image, or for "
-            f"all blocks of {self.field_shape[0]} × {self.field_shape[1]} pixels of a larger plane or a stack at once."
-        )
+        return limits_sentence(self)
+
+    @property
+    def group_word(self) -> str:
+        """What a group is: a specimen if the user named the groups, else an image."""
+        return "specimens" if self.grouped else "images"
+
+    @property
+    def promise(self) -> Promise:
+        """What was asked for, apart from the fields it was asked of."""
+        return Promise(
+            tolerance=self.tolerance, confidence=self.confidence, guarantee=self.guarantee, delta=self.delta,
+            bound=self.bound, grouping=self.grouping, seed=self.seed,
+        )  # fmt: skip
+
+    @property
+    def owners(self) -> list[str]:
+        """The group of each field."""
+        return [record.group for record in self.fields]
 
     def at(self, *, tolerance: float | None = None, confidence: float | None = None) -> Certificate:
         """Return the certificate for another tolerance or confidence, marked as exploration.
 
-        It needs no image: the curves of the calibration fields answer. Between two tolerances of their grid
+        It needs no image: the curves of the calibration fields answer. Between two tolerances of their ladder
         the smaller one is taken, which keeps the promise.
 
         Raises
@@ -187,38 +232,40 @@ class Certificate(BaseModel):
         ValueError
             If a value is out of range, there are too few groups for it, or the curves are missing.
         """
-        # A number that went through a text field comes back with its last digit changed.
-        tolerance = check_tolerance(_pinned_or(tolerance, self.tolerance))
-        confidence = check_confidence(_pinned_or(confidence, self.confidence))
-        if (tolerance, confidence) == (self.tolerance, self.confidence):
+        promise = self.promise.moved(tolerance=tolerance, confidence=confidence)
+        if promise == self.promise:
             return self
         if self.curves is None:
             raise ValueError("this certificate has no curves: it answers only for the values it was made with")
-        owners = [record.group for record in self.fields]
-        threshold = conformal_threshold(self.curves.at(tolerance), confidence=confidence, groups=owners)
         return self.model_copy(
             update={
-                "tolerance": tolerance,
-                "confidence": confidence,
-                "threshold": threshold,
-                "leave_one_out": leave_one_out(self.curves.at(tolerance), owners, confidence),
+                "tolerance": check_tolerance(promise.tolerance),
+                "confidence": check_confidence(promise.confidence),
+                "threshold": promise.threshold(self.curves, self.owners),
+                "leave_one_out": leave_one_out(promise, self.curves, self.owners),
+                "masked": None,
                 "exploration": True,
             }
         )
 
     def verify(self) -> None:
         """Raise ValueError unless this is a pinned certificate whose threshold its fields and curves give."""
-        parse_distance(self.distance)
         if self.exploration:
             raise ValueError("the certificate is an exploration; a bundle holds a pinned one")
-        owners = [record.group for record in self.fields]
-        if len(owners) != self.n_fields or dict(Counter(owners)) != self.groups:
+        if len(self.fields) != self.n_fields or dict(Counter(self.owners)) != self.groups:
             raise ValueError("the certificate does not list the fields it was calibrated on")
-        own = conformal_threshold([r.threshold for r in self.fields], confidence=self.confidence, groups=owners)
-        if own != self.threshold:
+        if self.curves is None:
+            raise ValueError("the certificate has no curves, so its threshold cannot be checked")
+        if isinstance(self.curves, Curves) and not is_exact(parse_distance(self.distance)):
+            raise ValueError(
+                f"the distance {self.distance} has no exact thresholds, but the certificate has such curves"
+            )
+        own = self.promise.threshold(self.curves, self.owners)
+        # The first version wrote thresholds in float64, and rounded only its curves down.
+        if own not in (self.threshold, float(rounded_down(np.array(self.threshold)))):
             raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
         pinned = rounded_down(np.array([record.threshold for record in self.fields]))
-        if self.curves is None or not np.array_equal(self.curves.at(self.tolerance), pinned):
+        if not np.array_equal(rounded_down(np.asarray(self.curves.at(self.tolerance))), pinned):
             raise ValueError(
                 f"the certificate's curves do not belong to its fields at a tolerance of {self.tolerance:g}"
             )
@@ -249,29 +296,13 @@ class Certificate(BaseModel):
             )
 
 
-def rounded_down(exact: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the largest float32 numbers that are not above `exact`."""
-    rounded = exact.astype(np.float32)
-    return np.where(rounded > exact, np.nextafter(rounded, np.float32(0)), rounded)
-
-
-def _pinned_or(value: float | None, pinned: float) -> float:
-    return pinned if value is None or np.isclose(value, pinned, rtol=1e-9, atol=0) else value
-
-
-def leave_one_out(thresholds: NDArray[Any], owners: Sequence[str], confidence: float) -> Coverage | None:
-    """Coverage of each group by the threshold of the others; None when they are too few to say anything.
-
-    At rank 1 it is n - 1 of n whatever the data: the group with the smallest threshold fails, and no other.
-    """
-    worst = worst_of_each_group(np.asarray(thresholds, dtype=np.float64), owners)
-    n = len(worst)
-    rank = marginal_rank(n - 1, confidence)
-    if rank < 2:
+def leave_one_out(promise: Promise, curves: AnyCurves, owners: Sequence[str]) -> Coverage | None:
+    """Coverage of each group by the threshold of the others; None when they are too few to say anything."""
+    counts = promise.kept_left_out(curves, owners)
+    if counts is None:
         return None
-    kept = sum(int(own >= np.sort(np.delete(worst, i))[rank - 1]) for i, own in enumerate(worst))
-    low, high = clopper_pearson(kept, n)
-    return Coverage(kept=kept, of=n, low=low, high=high)
+    low, high = clopper_pearson(*counts)
+    return Coverage(kept=counts[0], of=counts[1], low=low, high=high)
 
 
 def clopper_pearson(kept: int, of: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -280,7 +311,3 @@ def clopper_pearson(kept: int, of: int, *, level: float = 0.95) -> tuple[float, 
 
     interval = binomtest(kept, of).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

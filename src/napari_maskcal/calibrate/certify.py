@@ -1,63 +1,171 @@
-"""From fields with a known truth to a certificate."""
+"""From measured fields to a certificate."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_maskcal import __version__
 from napari_maskcal.calibrate.certificate import (
     Certificate,
-    Curves,
     FieldRecord,
     Fingerprint,
+    Intensity,
+    MaskedShare,
+    Pin,
     leave_one_out,
-    rounded_down,
 )
-from napari_maskcal.calibrate.guarantee import conformal_threshold
-from napari_maskcal.calibrate.threshold import MaskKind, image_threshold, threshold_curve, trust_mask
-from napari_maskcal.distance.lp import error_magnitude
-from napari_maskcal.distance.registry import parse_distance
-from napari_maskcal.settings import check_confidence, check_tolerance
+from napari_maskcal.calibrate.ladder import rung_above, rungs
+from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields, together
+from napari_maskcal.calibrate.promise import Promise
+from napari_maskcal.distance.registry import Distance, parse_distance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-_CURVE_TOLERANCES = np.geomspace(1e-3, 1, 241)
+    from napari_maskcal.calibrate.curves import AnyCurves
+    from napari_maskcal.calibrate.sums import MaskKind
+
+__all__ = ["CalibrationField", "Measured", "certify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationField:
-    """One field whose truth is known.
+class Measured:
+    """All calibration fields, measured: any promise can be made from them without their pixels.
 
-    All three arrays are (Y, X), on the restored grid; the images are in normalised intensities, that is in
-    shares of the intensity range of the plane the field was cut from.
+    Attributes
+    ----------
+    fields
+        Of one shape.
+    curves
+        Of all fields, in their order.
+    distance, mask, intensity
+        How they were measured; see `Certificate`.
+    fingerprint, uncertainty
+        Of what made the uncertainty, and its name for the reader.
+    grouped
+        Whether the user named the groups.
     """
 
-    name: str
-    group: str
-    uncertainty: NDArray[np.float32]
-    restored: NDArray[np.float32]
-    truth: NDArray[np.float32]
+    fields: tuple[MeasuredField, ...]
+    curves: AnyCurves
+    distance: Distance
+    mask: MaskKind
+    intensity: Intensity
+    fingerprint: Fingerprint
+    uncertainty: str = ""
+    grouped: bool = True
+
+    @classmethod
+    def of(cls, fields: Sequence[MeasuredField], **description: Any) -> Measured:
+        """Return the set of these fields.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or they are of several shapes.
+        """
+        if not fields:
+            raise ValueError("there are no calibration fields")
+        for field in fields:
+            if field.shape != fields[0].shape:
+                raise ValueError(
+                    f"{field.name} has shape {field.shape}, {fields[0].name} {fields[0].shape}; "
+                    "the promise is about fields of one size"
+                )
+        return cls(fields=tuple(fields), curves=together(fields), **description)
+
+    @property
+    def owners(self) -> list[str]:
+        """The group of each field."""
+        return [field.group for field in self.fields]
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Distance of each whole restored field from its truth."""
+        return np.array([field.distance for field in self.fields])
+
+    def masked_shares(self, threshold: float) -> NDArray[np.float64]:
+        """Return the share of each field that a threshold marks."""
+        return np.array([field.masked_share(threshold, self.mask) for field in self.fields])
+
+    def suggested_tolerances(self) -> dict[int, float]:
+        """Return, for the 30th, 60th and 80th percentile of the distances, the tolerance of two digits above it.
+
+        They are to be looked at before one is chosen for good, on fields that calibration does not use: a tolerance
+        that was chosen because its mask looked nice is no longer fixed beforehand.
+        """
+        positive = self.distances[self.distances > 0]
+        if not len(positive):
+            return {}
+        return {share: float(rungs(rung_above(float(np.percentile(positive, share))), 1)[0]) for share in (30, 60, 80)}
+
+    def certify(self, promise: Promise, *, note: str = "", history: Sequence[Pin] = ()) -> Certificate:
+        """Return the certificate for a promise.
+
+        Raises
+        ------
+        ValueError
+            If there are too few groups for it.
+        """
+        threshold = promise.threshold(self.curves, self.owners)
+        shares = self.masked_shares(threshold).tolist()
+        return Certificate(
+            **{name: getattr(promise, name) for name in Promise.__dataclass_fields__},
+            distance=self.distance.name,
+            distance_identity=self.distance.identity,
+            distance_words=self.distance.sentence_name,
+            intensity=self.intensity,
+            mask=self.mask,
+            threshold=threshold,
+            n_fields=len(self.fields),
+            groups=dict(Counter(self.owners)),
+            grouped=self.grouped,
+            field_shape=self.fields[0].shape,
+            fingerprint=self.fingerprint,
+            uncertainty=self.uncertainty,
+            leave_one_out=leave_one_out(promise, self.curves, self.owners),
+            masked=MaskedShare.of(shares),
+            fields=self._records(promise, shares),
+            note=note,
+            created=datetime.now(UTC).date().isoformat(),
+            versions=software_versions(),
+            history=tuple(history),
+            curves=self.curves,
+        )
+
+    def _records(self, promise: Promise, shares: Sequence[float]) -> tuple[FieldRecord, ...]:
+        thresholds = self.curves.at(promise.tolerance).tolist()
+        return tuple(
+            FieldRecord(
+                name=field.name, group=field.group, distance=field.distance, threshold=own, masked_share=share,
+                sha256=field.sha256,
+            )
+            for field, own, share in zip(self.fields, thresholds, shares, strict=True)
+        )  # fmt: skip
 
 
 def certify(
     fields: Sequence[CalibrationField],
     *,
-    distance: str,
+    distance: str | Distance,
     tolerance: float,
     confidence: float,
     fingerprint: Fingerprint,
     mask: MaskKind = "binary",
     note: str = "",
+    **promise: Any,
 ) -> Certificate:
-    """Return the certificate that `fields` support: marginal, with the worst field of each group counting.
+    """Return the certificate that `fields` in memory support.
 
     Parameters
     ----------
@@ -69,71 +177,38 @@ def certify(
         Of the networks that made the uncertainty.
     note
         Where the fields come from, for the reader.
+    promise
+        More of `Promise`: guarantee, delta, bound, grouping, seed.
 
     Raises
     ------
     ValueError
         If shapes differ, two fields are the same, or there are too few groups.
     """
-    _check_fields(fields)
-    confidence = check_confidence(confidence)
+    _refuse_twins(fields)
     rule = parse_distance(distance)
-    owners = [field.group for field in fields]
-    grid = np.union1d(_CURVE_TOLERANCES[~np.isclose(_CURVE_TOLERANCES, tolerance)], [tolerance])
-    exact = np.array([
-        image_threshold(f.uncertainty, f.restored, f.truth, rule, tolerance, mask) for f in fields
-    ])  # fmt: skip
-    thresholds = np.stack([_curve_of(f, rule.name, grid, mask) for f in fields])
-    thresholds[:, np.searchsorted(grid, tolerance)] = rounded_down(exact)
-    curves = Curves(grid, np.maximum.accumulate(thresholds, axis=1))
-    threshold = conformal_threshold(exact, confidence=confidence, groups=owners)
-    records = tuple(
-        FieldRecord(
-            name=field.name,
-            group=field.group,
-            distance=rule(np.ones(field.truth.shape), error_magnitude(field.restored, field.truth, field.truth.shape)),
-            threshold=own,
-            masked_share=float(1 - trust_mask(field.uncertainty, threshold, mask).mean()),
-        )
-        for field, own in zip(fields, exact.tolist(), strict=True)
-    )
-    return Certificate(
-        distance=rule.name,
-        tolerance=check_tolerance(tolerance),
-        confidence=confidence,
-        mask=mask,
-        threshold=threshold,
-        n_fields=len(fields),
-        groups=dict(Counter(owners)),
-        field_shape=fields[0].truth.shape,
-        fingerprint=fingerprint,
-        leave_one_out=leave_one_out(exact, owners, confidence),
-        fields=records,
-        note=note,
-        created=datetime.now(UTC).date().isoformat(),
-        curves=curves,
-    )
+    measured = Measured.of(
+        list(measure_fields(fields, rule, mask=mask)),
+        distance=rule, mask=mask, intensity="share" if rule.in_intensity_units else "none", fingerprint=fingerprint,
+    )  # fmt: skip
+    return measured.certify(Promise(tolerance=tolerance, confidence=confidence, **promise), note=note)
 
 
-def _check_fields(fields: Sequence[CalibrationField]) -> None:
-    if not fields:
-        raise ValueError("there are no calibration fields")
+def software_versions() -> dict[str, str]:
+    """Return the versions of what took part in a calibration."""
+    found = {"napari-maskcal": __version__, "python": platform.python_version()}
+    for name in ("numpy", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _refuse_twins(fields: Sequence[CalibrationField]) -> None:
     seen: dict[str, str] = {}
     for field in fields:
-        if field.truth.shape != fields[0].truth.shape:
-            raise ValueError(
-                f"{field.name} has shape {field.truth.shape}, {fields[0].name} {fields[0].truth.shape}; "
-                "the promise is about fields of one size"
-            )
         digest = hashlib.sha256(field.restored.tobytes() + field.truth.tobytes()).hexdigest()
         if digest in seen:
             raise ValueError(f"{field.name} and {seen[digest]} are the same field; leave one of them out")
         seen[digest] = field.name
-
-
-def _curve_of(field: CalibrationField, distance: str, grid: NDArray[np.float64], mask: MaskKind) -> NDArray[np.float32]:
-    """Thresholds over the grid as float32, rounded towards 0 so that none is above the exact one."""
-    exact = threshold_curve(
-        field.uncertainty, field.restored, field.truth, distance=distance, tolerances=grid, mask=mask
-    )
-    return rounded_down(exact)

@@ -7,7 +7,6 @@ the calibration fields were seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def walk(
 def prefix_threshold(distances: NDArray[Any], grid: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Return, for each row of (fields, steps) distances, the largest threshold up to which all pass; 0 if none does."""
     passing = np.logical_and.accumulate(distances <= tolerance, axis=1).sum(axis=1)  # NaN does not pass
-    return np.concatenate(([0.0], grid))[passing]
+    return np.asarray(np.append(0.0, grid)[passing])
 
 
 class _Walker:

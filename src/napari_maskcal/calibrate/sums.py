@@ -52,7 +52,8 @@ class ErrorSums:
     def of(cls, bins: NDArray[np.intp], error: NDArray[np.float64], *, p: float, unit: float) -> ErrorSums:
         """Return the sums of one field or tile from the bins and errors of its pixels, both flat."""
         weights = powers_of(error, p=p, unit=unit)
-        return cls(p=p, unit=unit, pixels=error.size, powers=np.bincount(bins, weights=weights, minlength=_BINS))
+        powers = np.bincount(bins, weights=weights, minlength=_BINS).astype(np.float64, copy=False)
+        return cls(p=p, unit=unit, pixels=error.size, powers=powers)
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         if (self.p, self.unit) != (other.p, other.unit):
@@ -63,7 +64,7 @@ class ErrorSums:
 
     def budget(self, tolerance: float, slack: float = 0.0) -> float:
         """Return the sum of powers that a tolerance allows, larger by the share `slack`."""
-        return budget_of(tolerance, pixels=self.pixels, p=self.p, unit=self.unit) * (1 + slack)
+        return float(budget_of(tolerance, pixels=self.pixels, p=self.p, unit=self.unit) * (1 + slack))
 
     def fits(self, budget: float) -> bool:
         """Whether all pixels can be trusted in full."""
@@ -84,7 +85,13 @@ class ErrorSums:
         stop = min(stop + 1, len(powers))
         # Below the first bin that is filled there is no error, so a soft threshold may lie there too.
         low = 0.0 if start == 0 else float(edges[start])
-        return Window(first=first + start, stop=first + stop, low=low, high=float(edges[stop]), below=float(below[start]))
+        return Window(
+            first=first + start,
+            stop=first + stop,
+            low=low,
+            high=float(np.nextafter(edges[stop], 0)),
+            below=float(below[start]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +113,9 @@ def _soft_bounds(
     def at_edges(divisors: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             ratios = np.where(powers > 0, powers / divisors**p, 0)
-            sums = below[:-1] + edges[:-1] ** p * np.cumsum(ratios[::-1])[::-1]
-        # What cannot be told (an edge at 0, an overflow) bounds nothing.
-        return sums
+            return np.asarray(below[:-1] + edges[:-1] ** p * np.cumsum(ratios[::-1])[::-1])
 
+    # What cannot be told (an edge at 0, an overflow) bounds nothing.
     upper = np.nan_to_num(at_edges(edges[:-1]), nan=np.inf, posinf=np.inf)
     lower = np.nan_to_num(at_edges(edges[1:]), nan=0.0, posinf=0.0)
     start = int(np.searchsorted(np.maximum.accumulate(upper), budget, side="right")) - 1

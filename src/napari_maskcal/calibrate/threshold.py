@@ -75,7 +75,7 @@ def image_threshold(
     tolerance = check_tolerance(tolerance)
     _check_mask(mask)
     u, restored, truth = checked_field(uncertainty, restored, truth)
-    if not is_exact(rule):
+    if not isinstance(rule, Lp | LInfinity):
         found = next(walk([(u, restored, truth)], rule, mask=mask, stop_above=tolerance))
         return float(prefix_threshold(found[None], THRESHOLD_GRID, tolerance)[0])
     error = rule.error(restored, truth, u.shape).ravel()
@@ -105,7 +105,7 @@ def threshold_curve(
     never short of it by more than rounding.
     """
     rule = parse_distance(distance)
-    if not is_exact(rule):
+    if not isinstance(rule, Lp | LInfinity):
         raise ValueError(f"the distance {rule.name} has no exact curve; walk its grid of thresholds instead")
     wanted = np.array([check_tolerance(float(t)) for t in np.atleast_1d(np.asarray(tolerances, dtype=np.float64))])
     _check_mask(mask)
@@ -239,7 +239,7 @@ def _solve(
 def _linf_thresholds(
     u: NDArray[Any], error: NDArray[np.float64], tolerances: NDArray[np.float64], mask: MaskKind, *, slack: float
 ) -> NDArray[np.float64]:
-    """The largest error that counts decides: with pixels ordered by it, those above each tolerance are a tail."""
+    """Return the thresholds at each tolerance: of the pixels ordered by error, those above it are a tail."""
     order = np.argsort(error)
     u, error = u[order], error[order]
     first = np.searchsorted(error, tolerances, side="right")  # of the pixels that are wrong by more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +73,8 @@ class ModelCard(BaseModel):
         How intensities are prepared.
     licence, citation, trained_on
         For the reader; `trained_on` names the specimens, which calibration must not use again.
+    trained_on_sha256
+        Content hashes of the training images, so that they are known again under any name.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -90,6 +92,15 @@ class ModelCard(BaseModel):
     licence: str = ""
     citation: str = ""
     trained_on: tuple[str, ...] = ()
+    trained_on_sha256: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write no empty list: the hash of a mask network covers its card, and earlier cards had none."""
+        content: dict[str, Any] = write(self)
+        if not self.trained_on_sha256:
+            content.pop("trained_on_sha256", None)
+        return content
 
 
 def parse_card(text: str, *, source: str) -> ModelCard:

@@ -51,6 +51,23 @@ class PlaneReviewed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSurveyed:
+    """`done` of `total` calibration fields were looked at for faults."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldMeasured:
+    """`done` of `total` calibration planes are measured; `fields` are those of the latest."""
+
+    done: int
+    total: int
+    fields: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """The run goes on, but otherwise than asked for."""
 
@@ -79,7 +96,9 @@ class Done:
     result: Any
 
 
-Event = Started | TileDone | PlaneDone | PlaneReviewed | Warned | Failed | Cancelled | Done
+Event = (
+    Started | TileDone | PlaneDone | PlaneReviewed | FieldSurveyed | FieldMeasured | Warned | Failed | Cancelled | Done
+)
 
 
 class CancelToken:

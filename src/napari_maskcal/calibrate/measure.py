@@ -1,0 +1,200 @@
+"""From the pixels of one field to the little that calibration needs of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import tee
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves, rounded_down, rounded_up
+from napari_maskcal.calibrate.grid import THRESHOLD_GRID, walk
+from napari_maskcal.calibrate.ladder import STEPS_PER_DECADE, rung_above, rungs
+from napari_maskcal.calibrate.threshold import checked_field, curve_of_error, is_exact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_maskcal.calibrate.sums import MaskKind
+    from napari_maskcal.distance.base import Distance
+
+_RUNGS = 3 * STEPS_PER_DECADE  # kept of a field: from a thousandth of its distance up
+_QUANTILES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationField:
+    """One field whose truth is known.
+
+    Attributes
+    ----------
+    name, source, group
+        Of the field, of the plane it was cut from, and of the specimen it belongs to.
+    uncertainty
+        (Y, X), above 0, on the restored grid.
+    restored, truth
+        (Y, X), on the same grid, in the unit of the tolerance: shares of the intensity range of the plane the
+        field was cut from, or raw intensities.
+    span
+        That range in raw intensities; 1 where it is not known.
+    sha256
+        Of the content it came from.
+    """
+
+    name: str
+    group: str
+    uncertainty: NDArray[np.float32]
+    restored: NDArray[Any]
+    truth: NDArray[Any]
+    span: float = 1.0
+    source: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredField:
+    """What calibration keeps of one field.
+
+    Attributes
+    ----------
+    name, source, group, sha256, span
+        As of the `CalibrationField`.
+    shape
+        (Y, X).
+    distance
+        Of the whole restored image from the truth: nothing is masked.
+    first
+        Rung of the ladder of tolerances at which `curve` begins.
+    curve
+        float32: thresholds on the ladder, rounded down; for a distance that is walked, distances along the grid of
+        thresholds, rounded up, NaN beyond where the walk stopped.
+    quantiles
+        Of the uncertainty, float32, ascending: they give the masked share at any threshold, to 0.2 %.
+    """
+
+    name: str
+    source: str
+    group: str
+    sha256: str
+    span: float
+    shape: tuple[int, int]
+    distance: float
+    first: int
+    curve: NDArray[np.float32]
+    quantiles: NDArray[np.float32]
+
+    def masked_share(self, threshold: float, mask: MaskKind) -> float:
+        """Return the share of pixels above `threshold`; of a soft mask, the mean of 1 - trust."""
+        if mask == "binary":
+            return float(np.mean(self.quantiles > threshold))
+        return float(np.mean(1 - np.minimum(threshold / self.quantiles.astype(np.float64), 1)))
+
+    def to_bytes(self) -> bytes:
+        """Return it in a form to be kept."""
+        from safetensors.numpy import save
+
+        facts = {"sha256": self.sha256, "span": self.span, "shape": self.shape, "distance": self.distance,
+                 "first": self.first, "name": self.name, "source": self.source, "group": self.group}  # fmt: skip
+        return save({"curve": self.curve, "quantiles": self.quantiles}, metadata={"field": json.dumps(facts)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> MeasuredField:
+        """Return what `to_bytes` was made from."""
+        from safetensors.numpy import load
+
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["field"])
+        facts["shape"] = tuple(facts["shape"])
+        return cls(**facts, curve=arrays["curve"], quantiles=arrays["quantiles"])
+
+
+def measure_fields(
+    fields: Iterable[CalibrationField], distance: Distance, *, mask: MaskKind, stop_above: float = np.inf
+) -> Iterator[MeasuredField]:
+    """Yield what calibration keeps of each field; no more than a few are in memory at once.
+
+    Parameters
+    ----------
+    fields
+        Read as they are needed.
+    distance, mask
+        See `image_threshold`.
+    stop_above
+        For a distance that is walked: the largest tolerance that will be asked for.
+
+    Raises
+    ------
+    ValueError
+        If a field is not valid; the message names it.
+    """
+    if is_exact(distance):
+        for field in fields:
+            yield _measured(field, distance, mask)
+        return
+    ours, theirs = tee(fields)
+    pixels = ((*_checked(field),) for field in theirs)
+    for field, found in zip(ours, walk(pixels, distance, mask=mask, stop_above=stop_above), strict=False):
+        yield _walked(field, found, distance)
+
+
+def together(fields: Sequence[MeasuredField]) -> AnyCurves:
+    """Return the curves of all fields on one ladder of tolerances, or on the grid of thresholds.
+
+    The ladder ends where every field passes untouched, and reaches four decades down from there; below a field's own
+    curve its threshold counts as 0.
+    """
+    if len(fields[0].curve) == len(THRESHOLD_GRID):
+        return GridCurves(THRESHOLD_GRID, np.stack([field.curve for field in fields]))
+    last = max(field.first for field in fields) + _RUNGS
+    first = last - _RUNGS - STEPS_PER_DECADE
+    thresholds = np.zeros((len(fields), last - first), np.float32)
+    for row, field in zip(thresholds, fields, strict=True):
+        start = field.first - first
+        row[max(start + _RUNGS, 0) :] = np.inf
+        if start + _RUNGS > 0:
+            row[max(start, 0) : start + _RUNGS] = field.curve[max(-start, 0) :]
+    return Curves(rungs(first, last - first), thresholds)
+
+
+def _measured(field: CalibrationField, distance: Any, mask: MaskKind) -> MeasuredField:
+    u, restored, truth = _checked(field)
+    error = distance.error(restored, truth, u.shape)
+    whole = float(distance(np.ones((), bool), error))
+    # A field without any error passes at every tolerance: its curve lies below all others.
+    first = rung_above(whole) - _RUNGS + 1 if whole > 0 else rung_above(1e-30)
+    thresholds = curve_of_error(u.ravel(), error.ravel(), distance, rungs(first, _RUNGS), mask)
+    return _record(field, whole, first, rounded_down(np.maximum.accumulate(thresholds)))
+
+
+def _walked(field: CalibrationField, found: NDArray[np.float64], distance: Distance) -> MeasuredField:
+    whole = float(found[-1])
+    if np.isnan(whole):
+        everything = np.ones((1, *field.uncertainty.shape), bool)
+        whole = float(distance.between(everything, field.restored[None], field.truth[None])[0])
+    return _record(field, whole, 0, rounded_up(found))
+
+
+def _record(field: CalibrationField, whole: float, first: int, curve: NDArray[np.float32]) -> MeasuredField:
+    return MeasuredField(
+        name=field.name, source=field.source, group=field.group, sha256=field.sha256, span=field.span,
+        shape=(field.uncertainty.shape[0], field.uncertainty.shape[1]), distance=whole, first=first, curve=curve,
+        quantiles=_quantiles(field.uncertainty),
+    )  # fmt: skip
+
+
+def _quantiles(u: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the uncertainties in the middle of each of `_QUANTILES` equal parts."""
+    ranks = ((np.arange(_QUANTILES) + 0.5) * u.size / _QUANTILES).astype(np.intp)
+    return np.asarray(np.sort(u, axis=None)[ranks], dtype=np.float32)
+
+
+def _checked(field: CalibrationField) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    try:
+        return checked_field(field.uncertainty, field.restored, field.truth)
+    except ValueError as error:
+        raise ValueError(f"{field.name}: {error}") from None

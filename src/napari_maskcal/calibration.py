@@ -1,0 +1,408 @@
+"""The calibration stages in order: survey -> restore -> mask -> measure -> certify."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
+from napari_maskcal.calibrate.certify import Measured
+from napari_maskcal.calibrate.guarantee import minimal_n
+from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
+from napari_maskcal.calibrate.promise import Promise
+from napari_maskcal.calibrate.threshold import is_exact
+from napari_maskcal.distance.registry import Distance, parse_distance
+from napari_maskcal.models import GIVEN_RESTORER
+from napari_maskcal.read.faults import FaultyTriplets
+from napari_maskcal.read.survey import all_faults, survey
+from napari_maskcal.read.triplet_images import image_of_parts
+from napari_maskcal.restore.events import (
+    Cancelled,
+    CancelToken,
+    Done,
+    Event,
+    Failed,
+    FieldMeasured,
+    FieldSurveyed,
+    PlaneDone,
+    Warned,
+)
+from napari_maskcal.restore.given import Given
+from napari_maskcal.settings import DEVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_maskcal.calibrate.sums import MaskKind
+    from napari_maskcal.models import MaskModel, Restorer
+    from napari_maskcal.read.cache import Cache
+    from napari_maskcal.read.parts import Triplet, Triplets
+    from napari_maskcal.read.survey import Surveyed
+
+_KEPT_FORMAT = 1  # of measurements in the cache; a new number lets the old ones be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure, and how.
+
+    Attributes
+    ----------
+    triplets
+        The fields, or the planes that they are cut from.
+    restorer, mask_model
+        What makes the restored images and the uncertainty; either may stand for images that are given.
+    distance, mask
+        See `image_threshold`.
+    intensity
+        Unit of errors in intensity: ``"share"`` of the plane's range, or ``"raw"``.
+    field_px
+        Cut each plane into square fields of this many restored pixels; None: a plane is a field.
+    stop_above
+        For a distance that is walked, the largest tolerance that will be asked for.
+    minimal_groups
+        How many groups the promise to come will take.
+    """
+
+    triplets: Triplets
+    restorer: Restorer
+    mask_model: MaskModel
+    distance: Distance
+    mask: MaskKind = "binary"
+    intensity: Literal["share", "raw"] = "share"
+    field_px: int | None = None
+    stop_above: float = np.inf
+    minimal_groups: int = 0
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of both networks."""
+        return Fingerprint.of(self.restorer, self.mask_model.card, self.mask_model.sha256)
+
+    @property
+    def cards_hashes(self) -> set[str]:
+        """Content of all images that either network was trained on."""
+        return {*self.restorer.card.trained_on_sha256, *self.mask_model.card.trained_on_sha256}
+
+
+def calibrate(
+    triplets: Triplets,
+    mask_model: MaskModel,
+    restorer: Restorer | None = None,
+    *,
+    distance: str | Distance = "l1",
+    tolerance: float,
+    confidence: float = 0.9,
+    guarantee: Literal["marginal", "pac", "expected"] = "marginal",
+    delta: float | None = None,
+    bound: float | None = None,
+    grouping: Literal["worst", "one"] = "worst",
+    seed: int = 0,
+    mask: MaskKind = "binary",
+    intensity: Literal["share", "raw"] = "share",
+    field_px: int | None = None,
+    device: str = DEVICE.default,
+    cache: Cache | None = None,
+    note: str = "",
+    on_event: Callable[[Event], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> Certificate:
+    """Return the certificate that triplets support.
+
+    Parameters
+    ----------
+    triplets
+        From `read_triplets`, `read_manifest` or `triplets_from_arrays`; none may have trained either network.
+    mask_model
+        What gives the uncertainty, from `load_mask_model`.
+    restorer
+        What restores, from `load_restorer`; None: the triplets bring their restored images.
+    distance
+        ``"l1"``, ``"l2"``, ``"linf"``, ``"lpips"``, ``"ssim"``, ...
+    tolerance
+        The largest distance that is accepted, in the unit of `intensity`.
+    confidence, guarantee, delta, bound, grouping, seed
+        See `Promise`.
+    mask
+        ``"binary"``, which is drawn, or ``"soft"``.
+    intensity
+        ``"share"``: errors are shares of the degraded plane's intensity range. ``"raw"``: intensities of the images.
+    field_px
+        Cut each plane into square fields of this many pixels; None: a plane is a field.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+    cache
+        Where results are kept, so that the next calibration of the same files reads no image; None: nowhere.
+    note
+        Where the fields come from, for the reader.
+    on_event, cancel
+        For progress, and to stop from another thread.
+
+    Returns
+    -------
+    Certificate
+        With the curves of all fields.
+
+    Raises
+    ------
+    FaultyTriplets
+        If some fields cannot be used; it lists all of them.
+    ValueError
+        If there are too few groups, or something else does not fit; the message says what to do.
+    InterruptedError
+        If it was cancelled.
+    """
+    promise = Promise(
+        tolerance=tolerance, confidence=confidence, guarantee=guarantee, delta=delta, bound=bound,
+        grouping=grouping, seed=seed,
+    )  # fmt: skip
+    plan = Plan(
+        triplets=triplets, restorer=restorer or GIVEN_RESTORER, mask_model=mask_model,
+        distance=parse_distance(distance), mask=mask, intensity=intensity, field_px=field_px,
+        # Twice the tolerance, so that a somewhat larger one is answered without a second walk.
+        stop_above=2 * tolerance, minimal_groups=groups_needed(promise),
+    )  # fmt: skip
+    result: Any = None
+    for event in measure(plan, device=device, cache=cache, cancel=cancel):
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Cancelled):
+            raise InterruptedError("the calibration was stopped; nothing was written")
+        if isinstance(event, Done):
+            result = event.result
+    certificate: Certificate = result.certify(promise, note=note)
+    return certificate
+
+
+def groups_needed(promise: Promise) -> int:
+    """Return how many groups a promise takes at least, whatever their distances."""
+    if promise.guarantee == "expected":
+        return max(1, int(np.ceil((promise.bound or 0) / promise.tolerance - 1 - 1e-9)))
+    return minimal_n(promise.confidence, promise.guarantee, promise.delta)
+
+
+def measure(
+    plan: Plan, *, device: str = DEVICE.default, cache: Cache | None = None, cancel: CancelToken | None = None
+) -> Iterator[Event]:
+    """Survey all triplets and measure them, as a stream of events; it never raises, errors are events.
+
+    The last event is `Done`, whose result is a `Measured`, `Cancelled` or `Failed`; a `FaultyTriplets` in that lists
+    all that is wrong with the files.
+    """
+    cancel = cancel or CancelToken()
+    try:
+        _check_plan(plan)
+        surveyed: list[Surveyed] = []
+        for looked_at in _survey(plan, cache, cancel):
+            surveyed.append(looked_at)
+            yield FieldSurveyed(done=len(surveyed), total=len(plan.triplets))
+        if cancel.cancelled:
+            yield Cancelled(result=None)
+            return
+        if faults := all_faults(plan.triplets, surveyed, minimal_groups=plan.minimal_groups):
+            raise FaultyTriplets(faults)
+        measured: list[MeasuredField] = []
+        for event in _measure_all(plan, surveyed, device, cache, cancel):
+            if isinstance(event, FieldMeasured):
+                measured.extend(event.fields)
+            yield event
+        if cancel.cancelled:
+            yield Cancelled(result=None)
+            return
+        yield Done(result=_together(plan, measured))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
+        yield Failed(error=error)
+
+
+def fields_of(
+    plan: Plan,
+    surveyed: Sequence[Surveyed],
+    *,
+    device: str,
+    cancel: CancelToken,
+    warned: list[Warned],
+) -> Iterator[list[CalibrationField]]:
+    """Restore and mask each triplet, and yield its fields; warnings are put into `warned`."""
+    from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
+
+    triplets = [item.triplet for item in surveyed]
+    image = image_of_parts([t.degraded for t in triplets], name="the degraded images")
+    given = Given(
+        restored=_given(triplets, "restored") if plan.restorer.network is None else None,
+        uncertainty=_given(triplets, "uncertainty") if plan.mask_model.network is None else None,
+    )
+    indices = [(i,) for i in range(len(triplets))]
+    for event in process(image, indices, plan.restorer, plan.mask_model, given=given, device=device, cancel=cancel):
+        if isinstance(event, Warned):
+            warned.append(event)
+        if isinstance(event, PlaneDone):
+            yield _fields_of_plane(plan, surveyed[event.index[0]], event)
+
+
+def _check_plan(plan: Plan) -> None:
+    if not len(plan.triplets) and not plan.triplets.faults:
+        raise ValueError("there are no triplets; choose folders, a table or layers that have some")
+    if plan.intensity == "raw" and not plan.distance.in_intensity_units:
+        raise ValueError(
+            f"{plan.distance.sentence_name} has no intensity unit; leave the unit at the share of the range"
+        )
+    if plan.field_px is not None and plan.field_px < 1:
+        raise ValueError(f"field size is {plan.field_px} pixels; give a number of at least 1")
+    groups = {triplet.group for triplet in plan.triplets}
+    for card in (plan.restorer.card, plan.mask_model.card):
+        if shared := sorted(groups & set(card.trained_on)):
+            raise ValueError(
+                f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
+                "these groups out"
+            )
+
+
+def _survey(plan: Plan, cache: Cache | None, cancel: CancelToken) -> Iterator[Surveyed]:
+    return survey(
+        plan.triplets,
+        cache=cache,
+        scale_factor=plan.restorer.card.scale_factor,
+        needs_restored=plan.restorer.network is None,
+        foreign_to=plan.cards_hashes,
+        cancel=cancel,
+    )
+
+
+def _measure_all(
+    plan: Plan, surveyed: Sequence[Surveyed], device: str, cache: Cache | None, cancel: CancelToken
+) -> Iterator[Event]:
+    """Yield a `FieldMeasured` for each triplet: first those that are kept from an earlier calibration."""
+    keys = [_key(plan, item) for item in surveyed]
+    kept = cache.get_many(keys) if cache is not None else {}
+    done, missing = 0, []
+    for item, key in zip(surveyed, keys, strict=True):
+        if key in kept:
+            done += 1
+            fields = _renamed(_unpack(kept[key]), item.triplet)
+            yield FieldMeasured(done=done, total=len(surveyed), fields=fields)
+        else:
+            missing.append((item, key))
+    if not missing:
+        return
+    warned: list[Warned] = []
+    for (_, key), fields in zip(
+        missing, _measure_new(plan, [i for i, _ in missing], device, cancel, warned), strict=False
+    ):
+        if cache is not None:
+            cache.put(key, _pack(fields))
+        yield from warned
+        warned.clear()
+        done += 1
+        yield FieldMeasured(done=done, total=len(surveyed), fields=fields)
+
+
+def _measure_new(
+    plan: Plan, surveyed: Sequence[Surveyed], device: str, cancel: CancelToken, warned: list[Warned]
+) -> Iterator[tuple[MeasuredField, ...]]:
+    """Yield what is kept of the fields of each triplet, in order."""
+    counts: list[int] = []
+
+    def one_by_one() -> Iterator[CalibrationField]:
+        for fields in fields_of(plan, surveyed, device=device, cancel=cancel, warned=warned):
+            counts.append(len(fields))
+            yield from fields
+
+    waiting: list[MeasuredField] = []
+    for found in measure_fields(one_by_one(), plan.distance, mask=plan.mask, stop_above=plan.stop_above):
+        waiting.append(found)
+        if len(waiting) == counts[0]:
+            yield tuple(waiting)
+            waiting.clear()
+            counts.pop(0)
+
+
+def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[CalibrationField]:
+    degraded, truth = item.triplet.degraded.read(), item.triplet.truth.read()
+    offset, span = plan.restorer.card.normalisation.measure(degraded, where=item.triplet.degraded.describe())
+    restored: NDArray[Any] = done.restored
+    if plan.intensity == "share" or not plan.distance.in_intensity_units:
+        restored, truth = ((image.astype(np.float64) - offset) / span for image in (restored, truth))
+    whole = CalibrationField(
+        name=item.triplet.name, source=item.triplet.name, group=item.triplet.group, uncertainty=done.uncertainty,
+        restored=restored, truth=truth, span=span, sha256=item.sha256,
+    )  # fmt: skip
+    return [whole] if plan.field_px is None else _cut(whole, plan.field_px)
+
+
+def _cut(plane: CalibrationField, size: int) -> list[CalibrationField]:
+    """Return the square blocks of a plane, from its first pixel on; what is left at the far edges is not used."""
+    height, width = plane.uncertainty.shape
+    if size > min(height, width):
+        raise ValueError(f"{plane.name} has {height} × {width} pixels, too small for a field of {size}; choose less")
+    corners = [(y, x) for y in range(0, height - size + 1, size) for x in range(0, width - size + 1, size)]
+    blocks = [((slice(y, y + size), slice(x, x + size)), f"{plane.name} y{y} x{x}") for y, x in corners]
+    return [
+        replace(
+            plane, name=name, uncertainty=plane.uncertainty[block], restored=plane.restored[block],
+            truth=plane.truth[block],
+        )
+        for block, name in blocks
+    ]  # fmt: skip
+
+
+def _given(triplets: Sequence[Triplet], name: str) -> Any:
+    parts = [triplet.parts().get(name) for triplet in triplets]
+    if missing := [t.name for t, part in zip(triplets, parts, strict=True) if part is None]:
+        raise ValueError(
+            f"{len(missing)} triplets, the first {missing[0]}, have no {name} image, and nothing was chosen that makes "
+            f"it; add the images, or choose a model"
+        )
+    return image_of_parts([part for part in parts if part is not None], name=f"the {name} images")
+
+
+def _key(plan: Plan, item: Surveyed) -> str:
+    """Return what decides a measurement, as one text."""
+    exact = is_exact(plan.distance)
+    decides = {
+        "format": _KEPT_FORMAT, "content": item.sha256, "fingerprint": plan.fingerprint.model_dump(mode="json"),
+        "distance": [plan.distance.name, plan.distance.identity], "mask": plan.mask, "intensity": plan.intensity,
+        "field_px": plan.field_px, "stop_above": None if exact else repr(plan.stop_above),
+    }  # fmt: skip
+    return "measured " + hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _together(plan: Plan, measured: Sequence[MeasuredField]) -> Measured:
+    return Measured.of(
+        measured,
+        distance=plan.distance,
+        mask=plan.mask,
+        intensity=plan.intensity if plan.distance.in_intensity_units else "none",
+        fingerprint=plan.fingerprint,
+        uncertainty=plan.mask_model.card.name,
+        grouped=plan.triplets.grouped,
+    )
+
+
+def _renamed(fields: Sequence[MeasuredField], triplet: Triplet) -> tuple[MeasuredField, ...]:
+    """Return fields that were kept, under the names that the same content has now."""
+    return tuple(
+        replace(one, name=triplet.name + one.name.removeprefix(one.source), group=triplet.group, source=triplet.name)
+        for one in fields
+    )
+
+
+def _pack(fields: Sequence[MeasuredField]) -> bytes:
+    parts = [one.to_bytes() for one in fields]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _unpack(content: bytes) -> list[MeasuredField]:
+    fields, at = [], 0
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 8], "little")
+        fields.append(MeasuredField.from_bytes(content[at + 8 : at + 8 + size]))
+        at += 8 + size
+    return fields

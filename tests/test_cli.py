@@ -215,7 +215,7 @@ def test_an_image_that_cannot_be_restored_is_refused_in_one_line(restore, tmp_pa
         (["--tolerance", 0], ["tolerance is 0; give a number above 0"]),
         (["--tolerance", -1], ["tolerance is -1;"]),
         (["--tolerance", "nan"], ["tolerance is nan;"]),
-        (["--tolerance", 0.0001], ["tolerance is 1e-09;", "answers from"]),
+        (["--tolerance", 1e-9], ["tolerance is 1e-09;", "answers from"]),
         (["--confidence", 0], ["confidence is 0; give a number between 0 and 1"]),
         (["--confidence", 1], ["confidence is 1;"]),
         (["--confidence", 1.5], ["confidence is 1.5;"]),

@@ -11,7 +11,8 @@ import napari_maskcal
 
 GUI = {"napari", "qtpy", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
 HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
-TORCH_NEEDED = ("restore.device", "restore.engine", "restore.unet", "restore.whole", "mask.network", "mask.train")
+TORCH_NEEDED = ("restore.device", "restore.engine", "restore.unet", "restore.whole", "mask.network", "mask.scores",
+                "mask.train")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from napari_maskcal.calibrate.certificate import Certificate, Curves
+from napari_maskcal.calibrate.certificate import Certificate
+from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves
 from napari_maskcal.models import MaskModel
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.restore.card import ModelCard, first_fault
@@ -25,11 +26,12 @@ from napari_maskcal.restore.loaders.native import build_network, check_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from napari_maskcal.mask.network import MaskNetwork
+    from numpy.typing import NDArray
+    from torch import nn
 
 _DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
 _CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
-_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 256 * 2**20, _CURVES: 64 * 2**20}
+_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 64 * 2**20}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
@@ -49,14 +51,15 @@ def mask_sha256(card: ModelCard, weights: bytes) -> str:
     return hashlib.sha256(weights + card.model_dump_json().encode()).hexdigest()
 
 
-def mask_weights(network: MaskNetwork) -> bytes:
-    """Return the network's weights as safetensors bytes."""
+def mask_weights(network: nn.Module | None) -> bytes:
+    """Return the network's weights as safetensors bytes; a map that is given with the image has none."""
     from safetensors.torch import save
 
-    return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    weights = {} if network is None else network.state_dict()
+    return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()})
 
 
-def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate: Certificate) -> None:
+def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certificate: Certificate) -> None:
     """Write a bundle; an existing file is replaced only by a complete one.
 
     Raises
@@ -68,14 +71,15 @@ def write_bundle(path: Path, network: MaskNetwork, card: ModelCard, certificate:
     from safetensors.numpy import save
 
     weights = mask_weights(network)
+    if len(weights) > _LARGEST_PART[_WEIGHTS]:
+        raise ValueError(
+            f"the weights are {len(weights) / 2**30:.1f} GiB, more than a bundle holds; take fewer members"
+        )
     if certificate.curves is None:
         raise ValueError("the certificate has no curves, so the bundle could not answer for other tolerances")
     if certificate.fingerprint.mask_sha256 != mask_sha256(card, weights):
         raise ValueError("the certificate was made for another mask network than the one to be written")
-    curves = save({
-        "tolerances": certificate.curves.tolerances.astype(np.float64),
-        "thresholds": certificate.curves.thresholds.astype(np.float32),
-    })  # fmt: skip
+    curves = save(_curve_arrays(certificate.curves))
     certificate.check_foreign(card)
     parts = {_WEIGHTS: weights, _CURVES: curves}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
@@ -178,19 +182,33 @@ def _json_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _parse_curves(content: bytes, path: Path) -> Curves:
+def _curve_arrays(curves: AnyCurves) -> dict[str, NDArray[Any]]:
+    if isinstance(curves, GridCurves):
+        return {"grid": curves.grid.astype(np.float64), "distances": curves.distances_.astype(np.float32)}
+    return {"tolerances": curves.tolerances.astype(np.float64), "thresholds": curves.thresholds.astype(np.float32)}
+
+
+def _parse_curves(content: bytes, path: Path) -> AnyCurves:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         arrays = load(content)
-        tolerances, thresholds = arrays["tolerances"], arrays["thresholds"]
+        along, rows = (arrays["grid"], arrays["distances"]) if "grid" in arrays else (
+            arrays["tolerances"], arrays["thresholds"]
+        )  # fmt: skip
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path}: {_CURVES} cannot be read: {error}") from None
-    fits = tolerances.ndim == 1 and thresholds.ndim == 2 and thresholds.shape[1] == len(tolerances)
+    fits = along.ndim == 1 and rows.ndim == 2 and rows.shape[1] == len(along)
     # Asked so that NaN, which compares as false, does not pass.
-    if not (fits and (tolerances[1:] > tolerances[:-1]).all() and (thresholds >= 0).all()):
+    if not (fits and (along[1:] > along[:-1]).all() and (along > 0).all()):
         raise ValueError(f"{path}: {_CURVES} has tolerances or thresholds that are out of order")
-    if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
+    if "grid" in arrays:
+        if not (np.isnan(rows) | (rows >= 0)).all():
+            raise ValueError(f"{path}: {_CURVES} has distances below 0")
+        return GridCurves(along, rows)
+    if not (rows >= 0).all():
+        raise ValueError(f"{path}: {_CURVES} has tolerances or thresholds that are out of order")
+    if not (rows[:, 1:] >= rows[:, :-1]).all():
         raise ValueError(f"{path}: {_CURVES} has thresholds that fall where the tolerance grows")
-    return Curves(tolerances, thresholds)
+    return Curves(along, rows)

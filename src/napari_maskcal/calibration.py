@@ -16,7 +16,7 @@ from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, me
 from napari_maskcal.calibrate.promise import Promise
 from napari_maskcal.calibrate.threshold import is_exact
 from napari_maskcal.distance.registry import Distance, parse_distance
-from napari_maskcal.models import GIVEN_RESTORER
+from napari_maskcal.models import GIVEN_RESTORER, matched
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.survey import all_faults, survey
 from napari_maskcal.read.triplet_images import image_of_parts
@@ -163,7 +163,7 @@ def calibrate(
         grouping=grouping, seed=seed,
     )  # fmt: skip
     plan = Plan(
-        triplets=triplets, restorer=restorer or GIVEN_RESTORER, mask_model=mask_model,
+        triplets=triplets, restorer=matched(restorer or GIVEN_RESTORER, mask_model), mask_model=mask_model,
         distance=parse_distance(distance), mask=mask, intensity=intensity, field_px=field_px,
         # Twice the tolerance, so that a somewhat larger one is answered without a second walk.
         stop_above=2 * tolerance, minimal_groups=groups_needed(promise),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from napari_maskcal.restore.card import ModelCard
+from napari_maskcal.restore.kinds import GIVEN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,8 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from napari_maskcal.calibrate.certificate import Certificate
-    from napari_maskcal.mask.network import MaskNetwork
-    from napari_maskcal.restore.card import ModelCard
 
 DEMO = "demo"
 _BUNDLED = Path(__file__).parent / "demo"
@@ -28,13 +29,14 @@ class Restorer:
     card
         What it says about itself.
     network
-        Maps normalised (N, 1, Y, X) to (N, 1, factor Y, factor X).
+        Maps normalised (N, 1, Y, X) to (N, 1, factor Y, factor X). None: another tool made the restored images,
+        and they are given with the degraded ones.
     sha256
-        Of the file it came from.
+        Of the file it came from; ``"given"`` without a network.
     """
 
     card: ModelCard
-    network: nn.Module
+    network: nn.Module | None
     sha256: str
 
     def __call__(self, plane: NDArray[Any]) -> NDArray[np.float32]:
@@ -51,13 +53,14 @@ class MaskModel:
     Attributes
     ----------
     card, network, sha256
-        As for `Restorer`; the network maps (degraded, restored) to an uncertainty above 0.
+        As for `Restorer`; the network maps (degraded, restored) to an uncertainty above 0. None: the map is given
+        with the image.
     certificate
         The promise; None before calibration.
     """
 
     card: ModelCard
-    network: MaskNetwork
+    network: nn.Module | None
     sha256: str
     certificate: Certificate | None = None
 
@@ -76,26 +79,69 @@ def model_path(choice: str | Path, *, role: str) -> Path:
 
 
 def load_restorer(path: str | Path = DEMO) -> Restorer:
-    """Return the restorer in a ``.safetensors`` file, or the bundled one for ``"demo"``.
+    """Return the restorer in a ``.safetensors`` file.
+
+    ``"demo"`` stands for the bundled one, and ``"given"`` for `GIVEN_RESTORER`.
 
     Raises
     ------
     ValueError
         If the file is missing, truncated, a pickle, or not a restorer of this package.
     """
+    if str(path) == GIVEN:
+        return GIVEN_RESTORER
     from napari_maskcal.restore.loaders.native import read_restorer
 
     return read_restorer(model_path(path, role="restorer"))
 
 
-def load_mask_model(path: str | Path = DEMO) -> MaskModel:
-    """Return the mask model in a ``.maskcal`` bundle, or the bundled one for ``"demo"``.
+def load_mask_model(choice: str | Path = DEMO, restorer: Restorer | None = None) -> MaskModel:
+    """Return the mask model in a ``.maskcal`` bundle, the bundled one for ``"demo"``, or one that needs no training.
+
+    Parameters
+    ----------
+    choice
+        A path, ``"demo"``, or the words of `napari_maskcal.mask.untrained.mask_of_words`, such as ``"residual"``.
+        What these give is not calibrated yet.
+    restorer
+        Whose images are to be masked; words such as ``"residual"`` need it.
 
     Raises
     ------
     ValueError
-        If the file is missing, truncated, a pickle, not a bundle, or a part's hash is wrong.
+        If the file is missing, truncated, a pickle, not a bundle, or a part's hash is wrong; or words lack something.
     """
+    from napari_maskcal.mask.untrained import mask_of_words
+
+    if isinstance(choice, str) and (made := mask_of_words(choice, restorer)) is not None:
+        return made
     from napari_maskcal.bundle import read_bundle
 
-    return read_bundle(model_path(path, role="mask"))
+    return read_bundle(model_path(choice, role="mask"))
+
+
+def matched(restorer: Restorer, mask_model: MaskModel) -> Restorer:
+    """Return `restorer` as it goes with `mask_model`.
+
+    Images that are given have no normalisation of their own, so they take that of the mask network; a restorer
+    with a network stays as it is.
+    """
+    if restorer.network is not None:
+        return restorer
+    card = restorer.card.model_copy(update={"normalisation": mask_model.card.normalisation})
+    return replace(restorer, card=card)
+
+
+GIVEN_RESTORER = Restorer(
+    card=ModelCard(
+        name="given restored image",
+        role="restorer",
+        network={"kind": GIVEN},
+        stride_px=1,
+        halo_px=0,
+        min_size_px=1,
+    ),
+    network=None,
+    sha256=GIVEN,
+)
+"""Stands for images that another tool restored: they come with the degraded ones, on the same grid."""

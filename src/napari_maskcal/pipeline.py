@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
+from napari_maskcal.models import matched
 from napari_maskcal.read.image import Image, from_array
 from napari_maskcal.read.scratch import allocate
 from napari_maskcal.restore.events import (
@@ -21,6 +22,7 @@ from napari_maskcal.restore.events import (
     PlaneReviewed,
     Started,
 )
+from napari_maskcal.restore.given import Given, check_given
 from napari_maskcal.review.overlay import NOT_COMPUTED, mark_uncertain, masked_share
 from napari_maskcal.settings import DEVICE
 
@@ -103,6 +105,8 @@ def run(
     mask_model: MaskModel,
     certificate: Certificate | None = None,
     *,
+    restored: Any = None,
+    uncertainty: Any = None,
     axes: str | None = None,
     channel: int | None = None,
     planes: Sequence[Index] | None = None,
@@ -120,6 +124,9 @@ def run(
         The networks, from `load_restorer` and `load_mask_model`.
     certificate
         The promise to keep; by default the mask model's own. Use ``certificate.at(...)`` for another tolerance.
+    restored, uncertainty
+        An `Image` or an array with the axes of `stack`: what another tool made, where `restorer` or `mask_model` is
+        one that is given with the image. The restored image is in the intensity units of the stack.
     axes
         One letter an axis, such as ``"ZYX"``, when `stack` is a bare array.
     channel
@@ -150,7 +157,16 @@ def run(
             raise ValueError("an array does not say what its axes are; give axes, such as axes='ZYX'")
         stack = from_array(stack, axes=axes)
     for event in review(
-        stack, restorer, mask_model, certificate, channel=channel, planes=planes, device=device, cancel=cancel
+        stack,
+        restorer,
+        mask_model,
+        certificate,
+        restored=_image_like(restored, stack, name="the restored image"),
+        uncertainty=_image_like(uncertainty, stack, name="the uncertainty map"),
+        channel=channel,
+        planes=planes,
+        device=device,
+        cancel=cancel,
     ):
         if on_event is not None:
             on_event(event)
@@ -167,6 +183,8 @@ def review(
     mask_model: MaskModel,
     certificate: Certificate | None = None,
     *,
+    restored: Image | None = None,
+    uncertainty: Image | None = None,
     channel: int | None = None,
     planes: Sequence[Index] | None = None,
     device: str = DEVICE.default,
@@ -180,14 +198,18 @@ def review(
     try:
         from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
 
+        restorer = matched(restorer, mask_model)
         promise = agreed_certificate(restorer, mask_model, certificate)
         asked = planes if planes is not None else check_channel(image, channel).planes(channel=channel)
         indices = list(dict.fromkeys(asked))
         height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
         promise.check_plane((height, width), name=image.name)
+        given = Given(restored=restored, uncertainty=uncertainty)
+        check_given(image, restorer, mask_model, given)
         image.check_in_memory(indices)
+        given.check_in_memory(indices)
         result = _empty_review(image, indices, promise, restorer.card.scale_factor)
-        for event in process(image, indices, restorer, mask_model, device=device, cancel=cancel):
+        for event in process(image, indices, restorer, mask_model, given=given, device=device, cancel=cancel):
             match event:
                 case PlaneDone(index=index):
                     result = _with_plane(result, event)
@@ -199,6 +221,12 @@ def review(
         yield Done(result=result) if result.complete else Cancelled(result=result)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error, result=result)
+
+
+def _image_like(stack: Any, like: Image, *, name: str) -> Image | None:
+    if stack is None or isinstance(stack, Image):
+        return stack
+    return from_array(stack, axes=like.axes, name=name)
 
 
 def rethreshold(done: Review, certificate: Certificate) -> Review:

@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 
-from napari_maskcal.models import load_restorer
+from given_models import certified, given_bundle
+from napari_maskcal.bundle import mask_sha256, mask_weights, write_bundle
+from napari_maskcal.models import GIVEN_RESTORER, load_restorer, matched
 from napari_maskcal.restore.loaders import native
-from napari_maskcal.review.request import Choices, Request, Source, describe_bundle, device_fault, resolve
+from napari_maskcal.review.request import (
+    Choices,
+    Request,
+    Source,
+    describe_bundle,
+    device_fault,
+    parts_wanted,
+    resolve,
+)
 from small_models import calibrated_bundle, random_restorer
 
 STACK = Source(key="a", name="cells", kind="image", rgb=False, shape=(4, 64, 80), dtype="uint16")
@@ -126,6 +136,8 @@ def test_another_promise_needs_no_new_run(choices, changes):
         {"region": "current plane"},
         {"restorer": "demo", "tolerance": 0.03},
         {"mask_model": "demo"},
+        {"restored": STACK},
+        {"uncertainty": STACK, "tolerance": 0.03},
     ],
 )
 def test_other_pixels_or_networks_need_one(choices, changes):
@@ -150,3 +162,68 @@ def test_the_card_and_the_hash_that_are_checked_are_those_that_are_loaded(choice
     request = resolve(choices)
     restorer = native.read_restorer(request.restorer)
     assert restorer.sha256 == request.certificate.fingerprint.restorer_sha256
+
+
+RESTORED, MAP = (replace(STACK, key=name, name=name, dtype="float64") for name in ("theirs", "map"))
+
+
+@pytest.fixture
+def given(choices, tmp_path) -> Choices:
+    bundle = given_bundle(tmp_path, GIVEN_RESTORER)
+    return replace(choices, restorer="given", mask_model=str(bundle), restored=RESTORED, uncertainty=MAP)
+
+
+def test_what_another_tool_made_takes_the_place_of_networks(given):
+    assert isinstance(resolve(given), Request)
+    assert parts_wanted(given.restorer, given.mask_model) == ("restored", "uncertainty")
+
+
+def test_networks_want_nothing_to_be_given_nor_do_models_that_cannot_be_read(choices):
+    assert parts_wanted(choices.restorer, choices.mask_model) == ()
+    assert parts_wanted("/nowhere", "/nowhere") == ()
+    assert parts_wanted("given", choices.mask_model) == ("restored",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"restored": None}, "the restored image comes from another tool here; choose its layer, or its file with"),
+        ({"uncertainty": None}, "the uncertainty map comes from another tool here; choose"),
+        ({"restored": STACK}, "cells is the input itself; choose its restored image"),
+        ({"restored": replace(RESTORED, shape=(4, 128, 160))}, r"theirs has shape \(4, 128, 160\), not \(4, 64, 80\)"),
+        ({"uncertainty": replace(MAP, shape=(64, 80))}, r"map has shape \(64, 80\), not \(4, 64, 80\)"),
+        ({"uncertainty": replace(MAP, kind="labels")}, "map is a Labels layer"),
+        ({"uncertainty": replace(MAP, dtype="complex64")}, "map has dtype complex64"),
+    ],
+)
+def test_a_given_image_that_does_not_fit_is_one_problem_at_its_field(given, changes, message):
+    found = problems(given, **changes)
+    assert list(found) == list(changes)
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(found[next(iter(changes))])
+
+
+def test_given_images_are_normalised_as_the_mask_network_was_trained_to(choices, trained, tmp_path):
+    percentiles = trained.mask_model.card.normalisation.model_copy(update={"low_percentile": 5.0})
+    card = trained.mask_model.card.model_copy(update={"normalisation": percentiles})
+    model = replace(trained.mask_model, card=card, sha256=mask_sha256(card, mask_weights(trained.mask_model.network)))
+    certificate = certified(matched(GIVEN_RESTORER, model), model).certificate
+    path = tmp_path / "other.maskcal"
+    write_bundle(path, model.network, card, certificate)
+    other = replace(choices, mask_model=str(path))
+    assert isinstance(resolve(replace(other, restorer="given", restored=RESTORED)), Request)
+    assert any("normalises intensities otherwise" in problem.message for problem in resolve(other))
+
+
+def test_what_a_network_makes_is_not_taken_from_elsewhere(choices):
+    found = problems(choices, restored=RESTORED, uncertainty=MAP)
+    assert found["restored"] == "theirs was given, but random restorer 0 makes its own restored image; leave out either"
+    assert found["uncertainty"] == "map was given, but random mask 0 makes its own uncertainty map; leave out either"
+
+
+@pytest.mark.parametrize("words", ["residual", "augmentation", "ensemble:a,b", "given"])
+def test_a_mask_model_that_is_made_from_words_has_to_be_calibrated_first(choices, words):
+    message = problems(choices, mask_model=words)["mask_model"]
+    assert message == (
+        f"mask model '{words}' has no certificate yet; calibrate it, and choose the .maskcal file that this writes"
+    )

@@ -1,6 +1,6 @@
 """The layers of one run: how they are added, marked and kept honest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -21,6 +21,7 @@ class Results:
         first: PlaneReviewed,
         choices: Choices,
         *,
+        beside: Sequence[ImageLayer] = (),
         input_changed: bool = False,
         when_outdated: Callable[[], None] = lambda: None,
     ) -> None:
@@ -37,7 +38,8 @@ class Results:
             viewer.add_layer(new)
         if layer in viewer.layers:
             viewer.layers.selection.active = layer
-        layer.events.data.connect(self._note_changed_input)
+        for used in (layer, *beside):
+            used.events.data.connect(self._note_changed_input)
         for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
             layer.events[name].connect(self._follow_input)
 

@@ -30,7 +30,7 @@ from napari_maskcal.restore.events import (
     Warned,
 )
 from napari_maskcal.review.overlay import COLOURS, NOT_COMPUTED, UNCERTAIN, masked_share
-from napari_maskcal.review.request import Choices, Request, resolve
+from napari_maskcal.review.request import Choices, Part, Request, resolve
 
 MakeEvents = Callable[[CancelToken], Iterator[Event]]
 
@@ -47,6 +47,7 @@ class ReviewDock(ReviewForm):
         super().__init__(napari_viewer)
         self.results: Results | None = None
         self._under_way: tuple[ImageLayer, Choices] | None = None
+        self._beside: list[ImageLayer] = []  # what other tools made, in use beside the input
         self._drawing = False
         self._changed_under_way = False
         self._warnings: list[str] = []
@@ -113,7 +114,9 @@ class ReviewDock(ReviewForm):
             return
         self._under_way, self._drawing = (self._input, request.choices), False
         self._changed_under_way = False
-        self._input.events.data.connect(self._note_change)
+        self._beside = [layer for layer in self.given_layers().values() if layer is not None]
+        for layer in (self._input, *self._beside):
+            layer.events.data.connect(self._note_change)
         self._warnings.clear()
         self.message.clear()
         self.progress.wait("loading the networks …")
@@ -139,7 +142,9 @@ class ReviewDock(ReviewForm):
             planes = [here]
         planes.sort(key=lambda index: index != here)  # the plane in view comes first
         device = self.device.value()
-        return lambda cancel: _run_events(image, request, planes, device, cancel)
+        parts = self.given_layers().items()
+        given = {part: image_of(layer, request.axes) for part, layer in parts if layer is not None}
+        return lambda cancel: _run_events(image, request, planes, device, cancel, given)
 
     def _reusable(self, request: Request, here: tuple[int, ...]) -> Review | None:
         """Return what is drawn if its uncertainty answers the request, so that no network has to run again."""
@@ -191,6 +196,7 @@ class ReviewDock(ReviewForm):
                 layer,
                 event,
                 choices,
+                beside=self._beside,
                 input_changed=self._changed_under_way,
                 when_outdated=self._show_promise,
             )
@@ -212,7 +218,8 @@ class ReviewDock(ReviewForm):
 
     def _finished(self, last: Event | None) -> None:
         if self._under_way is not None:
-            self._under_way[0].events.data.disconnect(self._note_change)
+            for layer in (self._under_way[0], *self._beside):
+                layer.events.data.disconnect(self._note_change)
         self.progress.stop()
         if self._activity is not None:
             self._activity.close()
@@ -293,7 +300,12 @@ class ReviewDock(ReviewForm):
 
 
 def _run_events(
-    image: Image, request: Request, planes: list[tuple[int, ...]], device: str, cancel: CancelToken
+    image: Image,
+    request: Request,
+    planes: list[tuple[int, ...]],
+    device: str,
+    cancel: CancelToken,
+    given: dict[Part, Image],
 ) -> Iterator[Event]:
     """Load the networks and review; runs in a thread, so torch is first imported here."""
     try:
@@ -303,7 +315,17 @@ def _run_events(
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)
         return
-    yield from review(image, restorer, mask_model, request.certificate, planes=planes, device=device, cancel=cancel)
+    yield from review(
+        image,
+        restorer,
+        mask_model,
+        request.certificate,
+        restored=given.get("restored"),
+        uncertainty=given.get("uncertainty"),
+        planes=planes,
+        device=device,
+        cancel=cancel,
+    )
 
 
 def _rethreshold_events(done: Review, request: Request) -> Iterator[Event]:

@@ -10,9 +10,21 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QToolButton, QWidget
 from superqt import QElidingLabel
 
 from napari_maskcal._widgets.fields import DeviceChooser, Field, ModelChooser, parameter_widget, set_exactly
+from napari_maskcal._widgets.layer_chooser import LayerChooser
 from napari_maskcal._widgets.layers import describe_layer, is_result, named_axes
-from napari_maskcal.review.request import Choices, Problem, describe_bundle, device_fault, resolve
-from napari_maskcal.settings import AXES, CHANNEL, CONFIDENCE, DEVICE, MASK_MODEL, REGION, RESTORER, TOLERANCE
+from napari_maskcal.review.request import Choices, Part, Problem, describe_bundle, device_fault, parts_wanted, resolve
+from napari_maskcal.settings import (
+    AXES,
+    CHANNEL,
+    CONFIDENCE,
+    DEVICE,
+    MASK_MODEL,
+    REGION,
+    RESTORED,
+    RESTORER,
+    TOLERANCE,
+    UNCERTAINTY,
+)
 
 _PIN_STYLE = (
     "QToolButton { border: 1px solid gray; border-radius: 3px; padding: 2px 6px; }"
@@ -39,6 +51,7 @@ class ReviewForm(QWidget):
 
     def value(self) -> Choices:
         """Return all choices as they stand, right or wrong."""
+        given = self.given_layers()
         return Choices(
             source=describe_layer(self._input),
             axes=self.axes.value,
@@ -48,7 +61,15 @@ class ReviewForm(QWidget):
             mask_model=self.mask_model.value(),
             tolerance=self.tolerance.value,
             confidence=self.confidence.value,
+            restored=describe_layer(given.get("restored")),
+            uncertainty=describe_layer(given.get("uncertainty")),
         )
+
+    def given_layers(self) -> dict[Part, ImageLayer | None]:
+        """Return the layers chosen for what no network makes; only for what is wanted."""
+        choosers: dict[Part, LayerChooser] = {"restored": self.restored, "uncertainty": self.uncertainty}
+        wanted = parts_wanted(self.restorer.value(), self.mask_model.value())
+        return {part: choosers[part].value() for part in wanted}
 
     @property
     def problems(self) -> list[Problem]:
@@ -65,6 +86,9 @@ class ReviewForm(QWidget):
         faults = {problem.field: problem.message for problem in reversed(problems)}
         for name, field in self.fields.items():
             field.set_fault(faults.get(name, ""))
+        wanted = parts_wanted(self.restorer.value(), self.mask_model.value())
+        for name in ("restored", "uncertainty"):
+            self.fields[name].set_visible(name in wanted)
         self.fields["channel"].set_visible(self._has_channels())
         self.fields["axes"].set_visible(self._input is not None)
         return problems
@@ -81,11 +105,14 @@ class ReviewForm(QWidget):
         """Stop listening to the viewer."""
         self.viewer.layers.selection.events.active.disconnect(self.follow_active)
         self.viewer.layers.events.removed.disconnect(self._layer_removed)
+        self.restored.release_viewer()
+        self.uncertainty.release_viewer()
         if self._input is not None:
             self._input.events.name.disconnect(self._show_name)
 
     def _make_widgets(self) -> None:
-        self.restorer = ModelChooser(".safetensors")
+        self.restorer = ModelChooser(".safetensors", given="restored by another tool")
+        self.restored, self.uncertainty = LayerChooser(self.viewer), LayerChooser(self.viewer)
         self.mask_model = ModelChooser(".maskcal")
         self.axes = parameter_widget(AXES, "")
         self.channel = parameter_widget(CHANNEL, -1)
@@ -104,7 +131,9 @@ class ReviewForm(QWidget):
             "channel": ("Channel", self.channel.native, CHANNEL.help),
             "region": ("Region", self.region.native, REGION.help),
             "restorer": ("Restorer", self.restorer, RESTORER.help),
+            "restored": ("Restored", self.restored, RESTORED.help),
             "mask_model": ("Mask model", self.mask_model, MASK_MODEL.help),
+            "uncertainty": ("Uncertainty", self.uncertainty, UNCERTAINTY.help),
             "tolerance": ("Tolerance", self.tolerance.native, TOLERANCE.help),
             "confidence": ("Confidence", self.confidence.native, CONFIDENCE.help),
             "device": ("Device", self.device, DEVICE.help),
@@ -128,7 +157,8 @@ class ReviewForm(QWidget):
     def _connect(self) -> None:
         for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence):
             widget.changed.connect(self._changed)
-        self.restorer.valueChanged.connect(self._changed)
+        for chooser in (self.restorer, self.restored, self.uncertainty):
+            chooser.valueChanged.connect(self._changed)
         self.device.valueChanged.connect(self._changed)
         self.mask_model.valueChanged.connect(self._mask_model_changed)
         self.pin.toggled.connect(self.follow_active)

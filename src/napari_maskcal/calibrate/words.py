@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.calibrate.guarantee import rank_of
+from napari_maskcal.restore.kinds import GIVEN
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
@@ -36,6 +37,11 @@ def limits_sentence(certificate: Certificate) -> str:
         f"It is not a promise for {certificate.group_word} of another kind, for each single pixel, for one given "
         f"image, or for all blocks of {size} pixels of a larger plane or a stack at once."
     ]
+    if certificate.fingerprint.restorer_sha256 == GIVEN:
+        parts.append(
+            "The restored images came from another tool, which nothing here can tell from others: the promise is void "
+            "where another, or other settings of it, made them."
+        )
     if (interval := coverage_of_calibrations(certificate)) is not None:
         low, high = (percent(value) for value in interval)
         parts.append(

@@ -12,6 +12,7 @@ import torch
 
 from napari_maskcal.restore.device import pick_device
 from napari_maskcal.restore.events import CancelToken, Event, PlaneDone, Started, TileDone, Warned
+from napari_maskcal.restore.given import NOTHING_GIVEN, Given, check_given, read_uncertainty
 from napari_maskcal.restore.tiles import Plan, Tile, plan_tiles, smallest_tile_px
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ Index = tuple[int, ...]
 
 class Pair(torch.nn.Module):
     """Restorer and mask network as one: the restored tile never leaves the device in between.
+
+    Either may be missing, when its output is given with the image.
 
     Attributes
     ----------
@@ -47,13 +50,19 @@ class Pair(torch.nn.Module):
         self.normalisation = first.normalisation
         self.halo_px: int | None = None
         if first.halo_px is not None and second.halo_px is not None:
-            reach = first.halo_px + -(-second.halo_px // self.factor)
+            own = -(-second.halo_px // self.factor)
+            chained = getattr(self.mask, "sees_restored", True)
+            reach = first.halo_px + own if chained else max(first.halo_px, own)
             self.halo_px = -(-reach // self.stride_px) * self.stride_px
 
-    def forward(self, degraded: Tensor) -> tuple[Tensor, Tensor]:
-        """Map normalised (N, 1, Y, X) to restored and uncertainty, both (N, 1, factor Y, factor X)."""
-        restored = self.restorer(degraded)
-        return restored, self.mask(degraded, restored)
+    def forward(self, degraded: Tensor, given: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Map normalised (N, 1, Y, X) to restored and uncertainty, both (N, 1, factor Y, factor X).
+
+        `given` is the restored image where there is no restorer. None stands for what no network makes.
+        """
+        restored = given if self.restorer is None else self.restorer(degraded)
+        uncertainty = None if self.mask is None else self.mask(degraded, restored)
+        return None if self.restorer is None else restored, uncertainty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +98,7 @@ def process(
     restorer: Restorer,
     mask_model: MaskModel,
     *,
+    given: Given = NOTHING_GIVEN,
     device: str = "auto",
     cancel: CancelToken | None = None,
 ) -> Iterator[Event]:
@@ -100,6 +110,8 @@ def process(
         Where the pixels come from, and the indices of the planes along the leading axes.
     restorer, mask_model
         The networks; what they need of size and normalisation is in their cards.
+    given
+        The restored image or the uncertainty map, where there is no network for it.
     device
         See `pick_device`. Only ``auto`` may fall back to the processor when memory runs out.
     cancel
@@ -112,10 +124,12 @@ def process(
     Raises
     ------
     ValueError
-        If the plane is too small for the networks, constant, or not finite, or the device is none.
+        If the plane is too small for the networks, constant, or not finite, or the device is none; if more or less
+        is given than the networks leave out.
     MemoryError
         If the smallest tile does not fit the device.
     """
+    check_given(image, restorer, mask_model, given)
     pair = Pair(restorer, mask_model).eval()
     shape = (image.shape[-2], image.shape[-1])
     if min(shape) < pair.min_size_px:
@@ -127,13 +141,22 @@ def process(
     plan = _plan(shape, pair, effort)
     yield Started(planes=len(planes), tiles=len(plan.tiles) * len(planes), device=str(effort.device))
     try:
-        yield from _until_it_fits(image, planes, plan, pair, effort, cancel or CancelToken(), device == "auto")
+        source = _Source(image, given)
+        yield from _until_it_fits(source, planes, plan, pair, effort, cancel or CancelToken(), device == "auto")
     finally:
         pair.to("cpu")  # the networks are the caller's, who may use them on the processor next
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the pixels come from."""
+
+    image: Image
+    given: Given
+
+
 def _until_it_fits(
-    image: Image,
+    source: _Source,
     planes: Sequence[Index],
     plan: Plan,
     pair: Pair,
@@ -146,7 +169,7 @@ def _until_it_fits(
     while pending and not cancel.cancelled:
         out_of_memory = False
         try:
-            yield from _run(image, pending, plan, pair, effort, cancel, len(planes))
+            yield from _run(source, pending, plan, pair, effort, cancel, len(planes))
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -180,10 +203,10 @@ def _plan(shape: tuple[int, int], pair: Pair, effort: Effort) -> Plan:
 
 @dataclass(slots=True)
 class _OpenPlane:
-    """A plane whose tiles are under way."""
+    """A plane whose tiles are under way; `inputs` are the degraded image and, if it is given, the restored one."""
 
     index: Index
-    degraded: Tensor
+    inputs: list[Tensor]
     offset: float
     span: float
     restored: NDArray[np.float32]
@@ -191,16 +214,26 @@ class _OpenPlane:
     tiles_left: int
 
 
-def _open(image: Image, index: Index, plan: Plan, pair: Pair) -> _OpenPlane:
-    plane = image.read_plane(index)
-    offset, span = pair.normalisation.measure(plane, where=image.describe(index))
-    normalised = normalise(plane, offset, span)
+def _open(source: _Source, index: Index, plan: Plan, pair: Pair) -> _OpenPlane:
+    plane = source.image.read_plane(index)
+    offset, span = pair.normalisation.measure(plane, where=source.image.describe(index))
+    inputs, given = [_padded(normalise(plane, offset, span), plan)], source.given
+    outputs = [np.empty([pair.factor * n for n in plan.padded_shape], np.float32) for _ in range(2)]
+    if given.restored is not None:
+        restored = given.restored.read_plane(index)
+        inputs.append(_padded(normalise(restored, offset, span), plan))
+        with np.errstate(over="ignore"):  # what becomes infinite here is refused with the outputs
+            outputs[0] = restored.astype(np.float32)
+    if given.uncertainty is not None:
+        outputs[1] = read_uncertainty(given.uncertainty, index)
+    return _OpenPlane(index, inputs, offset, span, outputs[0], outputs[1], len(plan.tiles))
+
+
+def _padded(plane: NDArray[np.float32], plan: Plan) -> Tensor:
     padding = [(0, padded - n) for padded, n in zip(plan.padded_shape, plan.shape, strict=True)]
     if any(after for _, after in padding):
-        normalised = np.pad(normalised, padding, mode="reflect")
-    outputs = [np.empty([pair.factor * n for n in plan.padded_shape], np.float32) for _ in range(2)]
-    tensor = torch.from_numpy(normalised)[None]
-    return _OpenPlane(index, tensor, offset, span, outputs[0], outputs[1], len(plan.tiles))
+        plane = np.pad(plane, padding, mode="reflect")
+    return torch.from_numpy(plane)[None]
 
 
 def normalise(plane: NDArray[Any], offset: float, span: float) -> NDArray[np.float32]:
@@ -213,7 +246,7 @@ def normalise(plane: NDArray[Any], offset: float, span: float) -> NDArray[np.flo
 
 
 def _run(
-    image: Image,
+    source: _Source,
     pending: list[Index],
     plan: Plan,
     pair: Pair,
@@ -237,7 +270,7 @@ def _run(
         batch = jobs[first : first + effort.batch]
         for index, _ in batch:
             if index not in open_planes:
-                open_planes[index] = _open(image, index, plan, pair)
+                open_planes[index] = _open(source, index, plan, pair)
         _compute([(open_planes[index], tile) for index, tile in batch], pair, effort.device)
         done += len(batch)
         yield TileDone(done=done, total=total)
@@ -245,18 +278,23 @@ def _run(
             if open_planes[index].tiles_left == 0:
                 finished = open_planes.pop(index)
                 pending.remove(index)
-                yield _close(finished, plan, pair.factor, where=image.describe(finished.index))
+                yield _close(finished, plan, pair, where=source.image.describe(finished.index))
 
 
 def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.device) -> None:
-    degraded = torch.stack([plane.degraded[:, tile.read[0], tile.read[1]] for plane, tile in batch])
-    degraded = degraded.to(device, memory_format=torch.channels_last)
+    inputs = [
+        torch.stack([image[:, tile.read[0], tile.read[1]] for image, (_, tile) in zip(images, batch, strict=True)])
+        for images in zip(*(plane.inputs for plane, _ in batch), strict=True)
+    ]
     with torch.inference_mode(), exact_float32(device):
-        outputs = [output.cpu().numpy()[:, 0] for output in pair(degraded)]
-    for (plane, tile), restored, uncertainty in zip(batch, *outputs, strict=True):
+        outputs = pair(*(tiles.to(device, memory_format=torch.channels_last) for tiles in inputs))
+    restored, uncertainty = (None if output is None else output.cpu().numpy()[:, 0] for output in outputs)
+    for i, (plane, tile) in enumerate(batch):
         keep, target = tile.keep(pair.factor), tile.target(pair.factor)
-        plane.restored[target] = restored[keep]
-        plane.uncertainty[target] = uncertainty[keep]
+        if restored is not None:
+            plane.restored[target] = restored[i][keep]
+        if uncertainty is not None:
+            plane.uncertainty[target] = uncertainty[i][keep]
         plane.tiles_left -= 1
 
 
@@ -273,14 +311,14 @@ def exact_float32(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _close(plane: _OpenPlane, plan: Plan, factor: int, *, where: str) -> PlaneDone:
+def _close(plane: _OpenPlane, plan: Plan, pair: Pair, *, where: str) -> PlaneDone:
     """Take the padding off and return to the image's own intensities."""
-    inside = tuple(slice(0, factor * n) for n in plan.shape)
-    restored = plane.restored[inside]
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below, with the number of pixels
-        restored *= np.float32(plane.span)
-        restored += np.float32(plane.offset)
-    uncertainty = plane.uncertainty[inside]
+    inside = tuple(slice(0, pair.factor * n) for n in plan.shape)
+    restored, uncertainty = plane.restored[inside], plane.uncertainty[inside]
+    if pair.restorer is not None:  # what is given is in these intensities already
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, with the number of pixels
+            restored *= np.float32(plane.span)
+            restored += np.float32(plane.offset)
     for what, values in (("restored image", restored), ("uncertainty", uncertainty)):
         if count := int(np.count_nonzero(~np.isfinite(values))):
             raise ValueError(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32]:
     """Return `plane`, (Y, X), restored in its own intensity units."""
+    if restorer.network is None:
+        raise ValueError(f"{restorer.card.name} makes no image itself; take pipeline.run, with restored=...")
     offset, span = restorer.card.normalisation.measure(plane)
     padded = _padded(normalise(plane, offset, span), restorer.card.stride_px)
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
@@ -28,6 +30,8 @@ def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32
 
 def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: NDArray[Any]) -> NDArray[np.float32]:
     """Return the uncertainty of `restored`, (Y, X), whose normalisation is measured on `degraded`."""
+    if mask_model.network is None:
+        raise ValueError(f"{mask_model.card.name} makes no map itself; take pipeline.run, with uncertainty=...")
     factor = restored.shape[0] // degraded.shape[0]
     if restored.shape != tuple(factor * n for n in degraded.shape):
         raise ValueError(f"the restored plane has shape {restored.shape}, which is no multiple of {degraded.shape}")
@@ -38,9 +42,9 @@ def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: N
             "pipeline.run, which restores and masks it in one go: padding it here would not give the same uncertainty"
         )
     offset, span = mask_model.card.normalisation.measure(degraded)
-    repeated = normalise(degraded, offset, span).repeat(factor, axis=0).repeat(factor, axis=1)
+    images = [torch.from_numpy(normalise(plane, offset, span))[None, None] for plane in (degraded, restored)]
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
-        output = mask_model.network(_padded(repeated, stride), _padded(normalise(restored, offset, span), stride))
+        output = mask_model.network(*images)  # brings the degraded image to the restored grid itself
     return np.asarray(output[0, 0].numpy(), dtype=np.float32)
 
 

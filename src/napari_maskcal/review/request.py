@@ -11,8 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from napari_maskcal.bundle import Description, read_description
-from napari_maskcal.models import model_path
+from napari_maskcal.mask.untrained import is_words
+from napari_maskcal.models import GIVEN_RESTORER, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
+from napari_maskcal.restore.given import grid_fault
+from napari_maskcal.restore.kinds import GIVEN
 from napari_maskcal.restore.loaders.native import read_card
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from napari_maskcal.restore.card import ModelCard
 
 Region = Literal["current plane", "all planes"]
+Part = Literal["restored", "uncertainty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """All that the user set, right or wrong."""
+    """All that the user set, right or wrong.
+
+    `restored` and `uncertainty` are what another tool made, where no network makes it.
+    """
 
     source: Source | None
     axes: str
@@ -56,10 +63,12 @@ class Choices:
     mask_model: str
     tolerance: float
     confidence: float
+    restored: Source | None = None
+    uncertainty: Source | None = None
 
     def differs_in_promise_only(self, other: Choices) -> bool:
         """Whether the same pixels with the same networks are asked for, at another tolerance or confidence."""
-        same = ("source", "axes", "channel", "region", "restorer", "mask_model")
+        same = ("source", "axes", "channel", "region", "restorer", "mask_model", "restored", "uncertainty")
         return self != other and all(getattr(self, name) == getattr(other, name) for name in same)
 
 
@@ -101,10 +110,14 @@ def resolve(choices: Choices) -> Request | list[Problem]:
     check("restorer", fault)
     bundle, fault = _bundle(choices.mask_model)
     check("mask_model", fault)
-    if card and bundle and card.normalisation != bundle.card.normalisation:
+    if card and bundle and not _is_given(card) and card.normalisation != bundle.card.normalisation:
         check("mask_model", f"{bundle.card.name} normalises intensities otherwise than {card.name} does")
     if card and bundle and axes and choices.source:
         check("source", _size_fault(choices.source, card, bundle.certificate))
+    if card:
+        check("restored", _given_fault("restored", card, choices, card))
+    if bundle:
+        check("uncertainty", _given_fault("uncertainty", bundle.card, choices, card))
     certificate = None
     if bundle:
         promise = bundle.certificate
@@ -124,6 +137,17 @@ def resolve(choices: Choices) -> Request | list[Problem]:
     )
 
 
+def parts_wanted(restorer: str, mask_model: str) -> tuple[Part, ...]:
+    """Return what has to be given with the image, for the models chosen; nothing for models that can't be read."""
+    (card, _, _), (bundle, _) = _restorer(restorer), _bundle(mask_model)
+    wanted: list[Part] = []
+    if card and _is_given(card):
+        wanted.append("restored")
+    if bundle and _is_given(bundle.card):
+        wanted.append("uncertainty")
+    return tuple(wanted)
+
+
 def describe_bundle(choice: str) -> Description:
     """Return card and certificate of a mask model; the file is read again only when it has changed.
 
@@ -132,6 +156,10 @@ def describe_bundle(choice: str) -> Description:
     ValueError
         See `read_description`.
     """
+    if is_words(choice):
+        raise ValueError(
+            f"mask model {choice!r} has no certificate yet; calibrate it, and choose the .maskcal file that this writes"
+        )
     path = model_path(choice, role="mask")
     return _read_description(path, _state(path))
 
@@ -198,7 +226,31 @@ def _size_fault(source: Source, card: ModelCard, certificate: Certificate) -> st
     return None
 
 
+def _is_given(card: ModelCard) -> bool:
+    return card.network.get("kind") == GIVEN
+
+
+def _given_fault(part: Part, model: ModelCard, choices: Choices, restorer: ModelCard | None) -> str | None:
+    """Say what is wrong with a restored image or an uncertainty map, if one is needed or given."""
+    found: Source | None = getattr(choices, part)
+    what = {"restored": "restored image", "uncertainty": "uncertainty map"}[part]
+    if not _is_given(model):
+        return f"{found.name} was given, but {model.name} makes its own {what}; leave out either" if found else None
+    if found is None:
+        return f"the {what} comes from another tool here; choose its layer, or its file with --{part}"
+    if fault := _source_fault(found):
+        return fault
+    if choices.source is None or restorer is None:
+        return None
+    if found == choices.source:
+        return f"{found.name} is the input itself; choose its {what}"
+    fault = grid_fault(choices.source.shape, found.shape, part=part, factor=restorer.scale_factor)
+    return f"{found.name} {fault}" if fault else None
+
+
 def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:
+    if choice == GIVEN:
+        return GIVEN_RESTORER.card, GIVEN_RESTORER.sha256, None
     path = model_path(choice, role="restorer")
     try:
         card, digest = _read_restorer_card(path, _state(path))

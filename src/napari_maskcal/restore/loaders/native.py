@@ -84,7 +84,7 @@ def check_file(path: Path, *, suffix: str) -> None:
 
 
 def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -> Any:
-    """Return the card's architecture with the weights in `tensors`.
+    """Return the card's architecture with the weights in `tensors`; None for a map that comes with the image.
 
     Raises
     ------
@@ -93,17 +93,18 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
     """
     import torch
 
-    from napari_maskcal.mask.network import MaskNetwork
-    from napari_maskcal.restore.unet import UNet
+    from napari_maskcal.restore.kinds import GIVEN, check_kind, make_network
 
-    kinds: dict[str, type[nn.Module]] = {"unet": UNet, "mask-unet": MaskNetwork}
-    arguments = dict(card.network)
-    kind = arguments.pop("kind", None)
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"{source} has a network of kind {kind!r}; known are {', '.join(kinds)}")
+    kind = card.network.get("kind")
+    if card.role == "mask" and kind == GIVEN:
+        return _no_network(card, tensors, source=source)
+    try:
+        check_kind(kind, role=card.role)
+    except ValueError as error:
+        raise ValueError(f"{source} has {error}") from None
     try:
         with torch.device("meta"):  # no memory is taken for sizes that the card only claims
-            network = kinds[kind](**arguments)
+            network = make_network(card.network, role=card.role)
         network.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: the weights do not fit the model card: {_first_line(error)}") from None
@@ -114,6 +115,11 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
             raise ValueError(f"{source}: weight {name} has values that are NaN or infinite")
     _check_geometry(card, network, source=source)
     return network.requires_grad_(False).eval()
+
+
+def _no_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -> None:
+    if tensors or len(card.network) > 1:
+        raise ValueError(f"{source}: a map that is given with the image has no weights and no arguments")
 
 
 def _check_geometry(card: ModelCard, network: Any, *, source: str) -> None:

@@ -1,0 +1,196 @@
+"""Uncertainty without a trained mask network, in the form of one, so that it is usable wherever one is."""
+
+from __future__ import annotations
+
+from math import isfinite, lcm
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from napari_maskcal.restore.kinds import make_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+FLOOR = 1e-3
+"""Added to each score, in shares of the plane's intensity range.
+
+A score of 0 would be believed at every threshold, and u > 0 is what the trust mask min(threshold / u, 1) is
+defined for. A thousandth of the range is less than any error that somebody sets a tolerance for. It is added and
+not taken as a maximum: the order of pixels stays, so a binary mask is the one of the bare score, and no ties appear.
+"""
+_LARGEST_WINDOW_PX = 1023
+_MOST_MEMBERS = 64
+
+
+class Residual(nn.Module):
+    """Mean of |restored - degraded| over a square window around each pixel.
+
+    Parameters
+    ----------
+    window_px
+        Side of the window, odd; 1 is the bare residual. At the border the mean is over what lies inside.
+    floor
+        See `FLOOR`.
+
+    Notes
+    -----
+    A degraded image on a coarser grid is repeated onto the restored one, as for `MaskNetwork`.
+    """
+
+    def __init__(self, *, window_px: int = 9, floor: float = FLOOR) -> None:
+        super().__init__()
+        self.window_px, self.floor = checked_window(window_px), _checked_floor(floor)
+        self.stride_px, self.halo_px = 1, window_px // 2
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Map two (N, 1, Y, X) images, in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
+        if degraded.shape[-2:] != restored.shape[-2:]:
+            degraded = nn.functional.interpolate(degraded, size=restored.shape[-2:], mode="nearest")
+        # Without the batch axis: torch takes one channel for channels-last, and is ten times slower at that.
+        residual = (restored - degraded).abs().flatten(0, 1)
+        mean = nn.functional.avg_pool2d(
+            residual, self.window_px, stride=1, padding=self.halo_px, count_include_pad=False
+        )  # fmt: skip
+        return _above(self.floor, mean.reshape(restored.shape))
+
+
+class _OfRestorers(nn.Module):
+    """A score made from the outputs of restorers, its members; the restored image itself is not looked at.
+
+    `members` are the `network` parts of their model cards; their weights are in the state dict, as
+    ``members.0...``, ``members.1...``.
+    """
+
+    sees_restored = False
+
+    def __init__(self, members: Sequence[dict[str, Any]], *, floor: float = FLOOR) -> None:
+        super().__init__()
+        if not 1 <= len(members) <= _MOST_MEMBERS:
+            raise ValueError(f"there are {len(members)} members; give 1 to {_MOST_MEMBERS}")
+        self.floor = _checked_floor(floor)
+        networks: list[Any] = [make_network(spec, role="restorer") for spec in members]
+        self.members = nn.ModuleList(networks)
+        self.stride_px = lcm(*(network.stride_px for network in networks))
+        reach = max(network.halo_px for network in networks)
+        self.halo_px = -(-reach // self.stride_px) * self.stride_px
+
+
+class Spread(_OfRestorers):
+    """Standard deviation over what several restorers, or one under flips and quarter turns, make of an image.
+
+    Parameters
+    ----------
+    members
+        See `_OfRestorers`. Several are an ensemble.
+    turns
+        Show each member the image in all eight flips and quarter turns, and turn its answers back: one member
+        with turns is test-time augmentation.
+    floor
+        See `FLOOR`.
+
+    Notes
+    -----
+    It is exact under tiling: tiles begin and end at multiples of the stride, and a turned piece whose sides are
+    such multiples is cut into the same cells by a strided network as the turned plane is.
+
+    References
+    ----------
+    Wang et al., "Aleatoric uncertainty estimation with test-time augmentation for medical image segmentation with
+    convolutional neural networks", Neurocomputing 338 (2019). Lakshminarayanan, Pritzel, Blundell, "Simple and
+    Scalable Predictive Uncertainty Estimation using Deep Ensembles", NIPS 2017.
+    """
+
+    def __init__(self, members: Sequence[dict[str, Any]], *, turns: bool = False, floor: float = FLOOR) -> None:
+        super().__init__(members, floor=floor)
+        if len(members) == 1 and not turns:
+            raise ValueError("one member without turns has no spread; give several, or turns")
+        self.turns = bool(turns)
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Map (N, 1, Y, X), in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
+        _check_grid(degraded, restored)
+        mean, squares = torch.zeros_like(degraded), torch.zeros_like(degraded)
+        # Welford's sums: one output at a time in memory, and no difference of large squares.
+        for count, output in enumerate(self._outputs(degraded), start=1):
+            away = output - mean
+            mean = mean + away / count
+            squares = squares + away * (output - mean)
+        return _above(self.floor, (squares / count).clamp(min=0).sqrt())
+
+    def _outputs(self, degraded: Tensor) -> Iterator[Tensor]:
+        for member in self.members:
+            if not self.turns:
+                yield member(degraded)
+                continue
+            for turn in range(4):
+                for mirror in (False, True):
+                    yield _turned_back(member(_turned(degraded, turn, mirror)), turn, mirror)
+
+
+class IntervalWidth(_OfRestorers):
+    """Upper minus lower of two restorers that give quantiles; where they cross, the width is 0.
+
+    Parameters
+    ----------
+    members
+        The lower and the upper one; see `_OfRestorers`.
+    floor
+        See `FLOOR`.
+
+    References
+    ----------
+    Angelopoulos et al., "Image-to-Image Regression with Distribution-Free Uncertainty Quantification and
+    Applications in Imaging", ICML 2022.
+    """
+
+    def __init__(self, members: Sequence[dict[str, Any]], *, floor: float = FLOOR) -> None:
+        super().__init__(members, floor=floor)
+        if len(members) != 2:
+            raise ValueError(f"an interval has a lower and an upper member, got {len(members)}")
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Map (N, 1, Y, X), in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
+        _check_grid(degraded, restored)
+        lower, upper = (member(degraded) for member in self.members)
+        return _above(self.floor, upper - lower)
+
+
+def checked_window(window_px: int) -> int:
+    """Return `window_px`, or say in a ValueError why it is none."""
+    if not isinstance(window_px, int) or window_px % 2 == 0 or not 1 <= window_px <= _LARGEST_WINDOW_PX:
+        raise ValueError(
+            f"the residual's window is {window_px!r} pixels; give an odd number up to {_LARGEST_WINDOW_PX}, such as 9"
+        )
+    return window_px
+
+
+def _turned(image: Tensor, turn: int, mirror: bool) -> Tensor:
+    turned = torch.rot90(image, turn, dims=(-2, -1))
+    return turned.flip(-1) if mirror else turned
+
+
+def _turned_back(image: Tensor, turn: int, mirror: bool) -> Tensor:
+    return torch.rot90(image.flip(-1) if mirror else image, -turn, dims=(-2, -1))
+
+
+def _above(floor: float, score: Tensor) -> Tensor:
+    return score.clamp(min=0) + floor
+
+
+def _checked_floor(floor: float) -> float:
+    if not (isfinite(floor) and floor > 0):
+        raise ValueError(f"floor is {floor!r}; give a small number above 0, such as {FLOOR:g}")
+    return float(floor)
+
+
+def _check_grid(degraded: Tensor, restored: Tensor) -> None:
+    if degraded.shape[-2:] != restored.shape[-2:]:
+        raise ValueError(
+            f"the degraded plane is {degraded.shape[-2]} × {degraded.shape[-1]} pixels and the restored one "
+            f"{restored.shape[-2]} × {restored.shape[-1]}; scores made of restorers need both on one grid: "
+            "take residual instead"
+        )

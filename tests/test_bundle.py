@@ -255,7 +255,7 @@ def test_a_description_that_cannot_be_understood_is_refused(parts, file, content
         ("certificate", {"threshold": -1}, "is not valid: certificate.threshold"),
         ("certificate", {"threshold": 0.5}, "threshold is 0.5, but its fields give"),
         ("certificate", {"n_fields": 99}, "does not list the fields"),
-        ("certificate", {"distance": "ssim"}, "no distance 'ssim'"),
+        ("certificate", {"distance": "mse"}, "no distance 'mse'"),
         ("certificate", {"mask": "fuzzy"}, "is not valid: certificate.mask"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,6 @@ from napari_maskcal.calibrate.certify import Measured
 from napari_maskcal.calibrate.guarantee import minimal_n
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.calibrate.threshold import is_exact
 from napari_maskcal.distance.registry import Distance, parse_distance
 from napari_maskcal.models import GIVEN_RESTORER, matched
 from napari_maskcal.read.faults import FaultyTriplets
@@ -65,7 +65,10 @@ class Plan:
     field_px
         Cut each plane into square fields of this many restored pixels; None: a plane is a field.
     stop_above
-        For a distance that is walked, the largest tolerance that will be asked for.
+        For a distance that is walked: how far, the largest tolerance that may be asked for later.
+    asked
+        The largest that is asked for now: results that were kept of an earlier walk do if they reach this far. None:
+        `stop_above`.
     minimal_groups
         How many groups the promise to come will take.
     """
@@ -78,6 +81,7 @@ class Plan:
     intensity: Literal["share", "raw"] = "share"
     field_px: int | None = None
     stop_above: float = np.inf
+    asked: float | None = None
     minimal_groups: int = 0
 
     @property
@@ -162,11 +166,12 @@ def calibrate(
         tolerance=tolerance, confidence=confidence, guarantee=guarantee, delta=delta, bound=bound,
         grouping=grouping, seed=seed,
     )  # fmt: skip
+    asked = max(tolerance, bound or 0.0)  # above its bound no distance counts for more
     plan = Plan(
         triplets=triplets, restorer=matched(restorer or GIVEN_RESTORER, mask_model), mask_model=mask_model,
         distance=parse_distance(distance), mask=mask, intensity=intensity, field_px=field_px,
-        # Twice the tolerance, so that a somewhat larger one is answered without a second walk.
-        stop_above=2 * tolerance, minimal_groups=groups_needed(promise),
+        # Twice as far, so that a somewhat larger tolerance is answered without a second walk.
+        stop_above=2 * asked, asked=asked, minimal_groups=groups_needed(promise),
     )  # fmt: skip
     result: Any = None
     for event in measure(plan, device=device, cache=cache, cancel=cancel):
@@ -209,15 +214,13 @@ def measure(
             return
         if faults := all_faults(plan.triplets, surveyed, minimal_groups=plan.minimal_groups):
             raise FaultyTriplets(faults)
-        measured: list[MeasuredField] = []
-        for event in _measure_all(plan, surveyed, device, cache, cancel):
-            if isinstance(event, FieldMeasured):
-                measured.extend(event.fields)
-            yield event
+        measured: dict[int, tuple[MeasuredField, ...]] = {}
+        yield from _measure_all(plan, surveyed, measured, device, cache, cancel)
         if cancel.cancelled:
             yield Cancelled(result=None)
             return
-        yield Done(result=_together(plan, measured))
+        # In the order of the triplets, whichever were kept: the draw of one field a group depends on it.
+        yield Done(result=_together(plan, [one for i in range(len(surveyed)) for one in measured[i]]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error)
 
@@ -254,6 +257,7 @@ def _check_plan(plan: Plan) -> None:
         raise ValueError(
             f"{plan.distance.sentence_name} has no intensity unit; leave the unit at the share of the range"
         )
+    _ = plan.distance.identity  # weights that cannot be had are missed now, not after the survey
     if plan.field_px is not None and plan.field_px < 1:
         raise ValueError(f"field size is {plan.field_px} pixels; give a number of at least 1")
     groups = {triplet.group for triplet in plan.triplets}
@@ -277,38 +281,45 @@ def _survey(plan: Plan, cache: Cache | None, cancel: CancelToken) -> Iterator[Su
 
 
 def _measure_all(
-    plan: Plan, surveyed: Sequence[Surveyed], device: str, cache: Cache | None, cancel: CancelToken
+    plan: Plan,
+    surveyed: Sequence[Surveyed],
+    measured: dict[int, tuple[MeasuredField, ...]],
+    device: str,
+    cache: Cache | None,
+    cancel: CancelToken,
 ) -> Iterator[Event]:
-    """Yield a `FieldMeasured` for each triplet: first those that are kept from an earlier calibration."""
+    """Fill `measured`, first with what is kept from an earlier calibration, and yield a `FieldMeasured` for each."""
     keys = [_key(plan, item) for item in surveyed]
-    kept = cache.get_many(keys) if cache is not None else {}
-    done, missing = 0, []
-    for item, key in zip(surveyed, keys, strict=True):
-        if key in kept:
-            done += 1
-            fields = _renamed(_unpack(kept[key]), item.triplet)
-            yield FieldMeasured(done=done, total=len(surveyed), fields=fields)
-        else:
-            missing.append((item, key))
+    for i, fields in _kept(plan, keys, cache).items():
+        measured[i] = _renamed(fields, surveyed[i].triplet)
+        yield FieldMeasured(done=len(measured), total=len(surveyed), fields=measured[i])
+    missing = [i for i in range(len(surveyed)) if i not in measured]
     if not missing:
         return
     warned: list[Warned] = []
-    for (_, key), fields in zip(
-        missing, _measure_new(plan, [i for i, _ in missing], device, cancel, warned), strict=False
-    ):
+    new = _measure_new(plan, [surveyed[i] for i in missing], device, cancel, warned)
+    for i, found in zip(missing, new, strict=False):
         if cache is not None:
-            cache.put(key, _pack(fields))
+            cache.put(keys[i], _pack(found))
         yield from warned
         warned.clear()
-        done += 1
-        yield FieldMeasured(done=done, total=len(surveyed), fields=fields)
+        measured[i] = found
+        yield FieldMeasured(done=len(measured), total=len(surveyed), fields=found)
+
+
+def _kept(plan: Plan, keys: Sequence[str], cache: Cache | None) -> dict[int, list[MeasuredField]]:
+    """Return what an earlier calibration has kept, by place, where it reaches as far as is asked."""
+    kept = cache.get_many(keys) if cache is not None else {}
+    fields = {i: _unpack(kept[key]) for i, key in enumerate(keys) if key in kept}
+    asked = plan.stop_above if plan.asked is None else plan.asked
+    return {i: found for i, found in fields.items() if all(one.reach >= asked for one in found)}
 
 
 def _measure_new(
     plan: Plan, surveyed: Sequence[Surveyed], device: str, cancel: CancelToken, warned: list[Warned]
 ) -> Iterator[tuple[MeasuredField, ...]]:
     """Yield what is kept of the fields of each triplet, in order."""
-    counts: list[int] = []
+    counts: deque[int] = deque()
 
     def one_by_one() -> Iterator[CalibrationField]:
         for fields in fields_of(plan, surveyed, device=device, cancel=cancel, warned=warned):
@@ -316,12 +327,14 @@ def _measure_new(
             yield from fields
 
     waiting: list[MeasuredField] = []
-    for found in measure_fields(one_by_one(), plan.distance, mask=plan.mask, stop_above=plan.stop_above):
+    for found in measure_fields(
+        one_by_one(), plan.distance, mask=plan.mask, stop_above=plan.stop_above, cancelled=lambda: cancel.cancelled
+    ):
         waiting.append(found)
         if len(waiting) == counts[0]:
             yield tuple(waiting)
             waiting.clear()
-            counts.pop(0)
+            counts.popleft()
 
 
 def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[CalibrationField]:
@@ -365,11 +378,10 @@ def _given(triplets: Sequence[Triplet], name: str) -> Any:
 
 def _key(plan: Plan, item: Surveyed) -> str:
     """Return what decides a measurement, as one text."""
-    exact = is_exact(plan.distance)
     decides = {
         "format": _KEPT_FORMAT, "content": item.sha256, "fingerprint": plan.fingerprint.model_dump(mode="json"),
         "distance": [plan.distance.name, plan.distance.identity], "mask": plan.mask, "intensity": plan.intensity,
-        "field_px": plan.field_px, "stop_above": None if exact else repr(plan.stop_above),
+        "field_px": plan.field_px,
     }  # fmt: skip
     return "measured " + hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

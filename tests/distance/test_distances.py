@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_maskcal.distance.base import is_distance, is_pixel_distance
 from napari_maskcal.distance.linf import LInfinity
 from napari_maskcal.distance.lp import Lp, error_magnitude
 from napari_maskcal.distance.registry import parse_distance
@@ -63,6 +64,7 @@ def test_the_error_of_unsigned_integers_does_not_wrap_around():
         ("l1.50", Lp(1.5, "l1.5")),
         ("LInf", LInfinity()),
         ("l-infinity", LInfinity()),
+        ("linf-blur2.50", LInfinity("linf-blur2.5", 2.5)),
         (LInfinity(), LInfinity()),
     ],
 )
@@ -70,10 +72,63 @@ def test_a_distance_is_found_by_its_name(text, expected):
     assert parse_distance(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "l", "l0", "l0.5", "l65", "l1e3", "l-2", "lnan", "mse", "l2 "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "l",
+        "l0",
+        "l0.5",
+        "l65",
+        "l1e3",
+        "l-2",
+        "lnan",
+        "mse",
+        "l2 ",
+        "linf-blur0",
+        "linf-blur101",
+        "lpips-squeeze",
+        "lpips:",
+    ],
+)
 def test_a_name_that_is_no_distance_is_refused(text):
-    with pytest.raises(ValueError, match=f"no distance '{text}'; known are l1, l2, linf"):
+    with pytest.raises(ValueError, match=f"no distance '{text}'; known are l1, l2, lP, linf, linf-blurS, ssim, lpips"):
         parse_distance(text)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "l3", "linf", "linf-blur1"])
+def test_the_distances_of_several_fields_are_those_of_each(name):
+    rng = np.random.default_rng(1)
+    distance, trust = parse_distance(name), rng.random((3, 5, 7))
+    restored, truth = rng.random((3, 5, 7)), rng.random((3, 5, 7))
+    each = [distance(t, distance.error(a, b, t.shape)) for t, a, b in zip(trust, restored, truth, strict=True)]
+    assert distance.between(trust, restored, truth).tolist() == each
+    shared = distance.between(trust, restored[:1], truth[:1])
+    assert shared[0] == each[0]
+    assert shared[1] != each[1]
+
+
+def test_a_blur_spreads_the_error_of_one_pixel_over_its_neighbours():
+    restored, truth = np.zeros((21, 21)), np.zeros((21, 21))
+    restored[10, 10] = 1
+    error = parse_distance("linf-blur2").error(restored, truth, (21, 21))
+    weights = np.exp(-(np.arange(-8, 9) ** 2) / 8)
+    assert error[10, 10] == pytest.approx(1 / weights.sum() ** 2)
+    assert error[10, 12] == pytest.approx(np.exp(-0.5) / weights.sum() ** 2)
+    two_channels = parse_distance("linf-blur2").error(np.stack([restored] * 2), np.stack([truth] * 2), (21, 21))
+    assert two_channels == pytest.approx(np.sqrt(2) * error)
+
+
+def test_only_distances_made_from_one_error_a_pixel_are_exact():
+    assert [is_pixel_distance(parse_distance(name)) for name in ("l2", "linf", "ssim", "lpips")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert all(is_distance(parse_distance(name)) for name in ("l2", "linf", "ssim", "lpips"))
+    assert not is_distance(Lp)
+    assert not is_distance("l2")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +138,7 @@ def test_a_name_that_is_no_distance_is_refused(text):
         ("l2", "root-mean-square error"),
         ("l2.5", "L2.5 error"),
         ("linf", "largest error of any pixel"),
+        ("linf-blur2", "largest error of any pixel after a blur of 2 pixels"),
     ],
 )
 def test_the_promise_names_the_distance_in_words(name, words):

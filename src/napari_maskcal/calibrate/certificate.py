@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 
 from napari_maskcal import __version__
 from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves, rounded_down
@@ -188,6 +188,12 @@ class Certificate(BaseModel):
     history: tuple[Pin, ...] = ()
     curves: InstanceOf[Curves] | InstanceOf[GridCurves] | None = Field(default=None, exclude=True, repr=False)
 
+    @model_validator(mode="after")
+    def _has_a_promise(self) -> Certificate:
+        """Refuse a guarantee without its numbers."""
+        _ = self.promise
+        return self
+
     def model_post_init(self, context: Any, /) -> None:
         """Take the distance's words from the distance where a certificate of an earlier version has none."""
         if not self.distance_words:
@@ -260,15 +266,15 @@ class Certificate(BaseModel):
             raise ValueError(
                 f"the distance {self.distance} has no exact thresholds, but the certificate has such curves"
             )
-        own = self.promise.threshold(self.curves, self.owners)
-        # The first version wrote thresholds in float64, and rounded only its curves down.
-        if own not in (self.threshold, float(rounded_down(np.array(self.threshold)))):
-            raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
         pinned = rounded_down(np.array([record.threshold for record in self.fields]))
         if not np.array_equal(rounded_down(np.asarray(self.curves.at(self.tolerance))), pinned):
             raise ValueError(
                 f"the certificate's curves do not belong to its fields at a tolerance of {self.tolerance:g}"
             )
+        own = self.promise.threshold(self.curves, self.owners)
+        # The first version wrote thresholds in float64, and rounded only its curves down.
+        if own not in (self.threshold, float(rounded_down(np.array(self.threshold)))):
+            raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
 
     def check_foreign(self, card: ModelCard) -> None:
         """Raise ValueError if a specimen of the calibration was used to train the network of `card`."""

@@ -121,7 +121,8 @@ class Measured:
         shares = self.masked_shares(threshold).tolist()
         return Certificate(
             **{name: getattr(promise, name) for name in Promise.__dataclass_fields__},
-            distance=self.distance.name,
+            # Without the place of its weights, which is nobody's concern: the identity knows them by their content.
+            distance=self.distance.name.partition(":")[0],
             distance_identity=self.distance.identity,
             distance_words=self.distance.sentence_name,
             intensity=self.intensity,

@@ -7,6 +7,7 @@ the calibration fields were seen.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,14 @@ import numpy as np
 from napari_maskcal.calibrate.sums import trust_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from napari_maskcal.calibrate.sums import MaskKind
     from napari_maskcal.distance.base import Distance
 
-    FieldPixels = tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]
+    FieldPixels = tuple[str, NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]
 
 # Four to an octave over the uncertainties that networks give in normalised intensities, then full trust. Exact in
 # float32, so that a drawn mask is the walked one.
@@ -38,6 +39,8 @@ def walk(
     stop_above: float = np.inf,
     grid: NDArray[np.float64] = THRESHOLD_GRID,
     batch: int = _BATCH,
+    whole: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[NDArray[np.float64]]:
     """Yield each field's distances along a grid of thresholds, in the order of `fields`.
 
@@ -47,7 +50,7 @@ def walk(
     Parameters
     ----------
     fields
-        (uncertainty, restored, truth) of each.
+        (name, uncertainty, restored, truth) of each.
     distance
         Any; it is asked for `batch` fields at once.
     mask
@@ -56,6 +59,10 @@ def walk(
         A field stops at the first distance above this.
     grid
         Thresholds, ascending; the last may be infinite.
+    whole
+        Measure the last threshold too where the walk stops before it.
+    cancelled
+        Asked before each step; once it says yes, the stream simply ends.
 
     Yields
     ------
@@ -67,18 +74,19 @@ def walk(
     ValueError
         If a field's uncertainties lie outside the grid, or a distance is not a number.
     """
+    limits = _Limits(grid=grid, mask=mask, stop_above=stop_above, whole=whole)
     waiting = enumerate(fields)
     active: list[_Walker] = []
     finished: dict[int, NDArray[np.float64]] = {}
     following = 0
-    while True:
-        active += [_Walker(place, *pixels, grid, mask) for place, pixels in islice(waiting, batch - len(active))]
+    while not cancelled():
+        active += [_Walker(place, *pixels, limits) for place, pixels in islice(waiting, batch - len(active))]
         if not active:
             return
         for _, walkers in groupby(active, key=lambda walker: walker.restored.shape):
             _step(list(walkers), distance)
-        finished |= {walker.place: walker.distances for walker in active if walker.is_done(stop_above)}
-        active = [walker for walker in active if walker.place not in finished]
+        finished |= {walker.place: walker.distances for walker in active if walker.is_done}
+        active = [walker for walker in active if not walker.is_done]
         while following in finished:
             yield finished.pop(following)
             following += 1
@@ -90,45 +98,62 @@ def prefix_threshold(distances: NDArray[Any], grid: NDArray[np.float64], toleran
     return np.asarray(np.append(0.0, grid)[passing])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """What is the same for all fields; see `walk`."""
+
+    grid: NDArray[np.float64]
+    mask: MaskKind
+    stop_above: float
+    whole: bool
+
+
 class _Walker:
     """One field on its way up the grid."""
 
     def __init__(
         self,
         place: int,
+        name: str,
         u: NDArray[np.floating[Any]],
         restored: NDArray[Any],
         truth: NDArray[Any],
-        grid: NDArray[np.float64],
-        mask: MaskKind,
+        limits: _Limits,
     ) -> None:
-        self.place, self.u, self.restored, self.truth, self.grid, self.mask = place, u, restored, truth, grid, mask
+        self.place, self.name, self.u, self.restored, self.truth = place, name, u, restored, truth
+        self.limits = limits
         ordered = np.sort(u, axis=None)
-        _check_grid(float(ordered[ordered.size // 2]), grid, place)
-        self.trusted = np.searchsorted(ordered, grid, side="right")  # pixels, at each step
-        self.distances = np.full(len(grid), np.nan)
+        _check_grid(float(ordered[ordered.size // 2]), limits.grid, name)
+        self.trusted = np.searchsorted(ordered, limits.grid, side="right")  # pixels, at each step
+        self.distances = np.full(len(limits.grid), np.nan)
         self.step = 0
 
     @property
     def trust(self) -> NDArray[Any]:
         """The trust mask of the step that is due."""
-        return trust_mask(self.u, float(self.grid[self.step]), self.mask)
+        return trust_mask(self.u, float(self.limits.grid[self.step]), self.limits.mask)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is due."""
+        return self.step == len(self.distances)
 
     def take(self, distance: float) -> None:
         """Note the distance that was due, and all that follow from it: equal masks have equal distances."""
+        self._note(distance)
+        while not self.is_done and self._same_as_before():
+            self._note(distance)
+        if not self.is_done and distance > self.limits.stop_above:
+            last = len(self.distances) - 1
+            self.step = last if self.limits.whole else last + 1
+
+    def _note(self, distance: float) -> None:
         self.distances[self.step] = distance
         self.step += 1
-        while self.step < len(self.grid) and self._same_as_before():
-            self.distances[self.step] = distance
-            self.step += 1
-
-    def is_done(self, stop_above: float) -> bool:
-        """Whether the top is reached, or a distance was too large."""
-        return self.step == len(self.grid) or self.distances[self.step - 1] > stop_above
 
     def _same_as_before(self) -> bool:
         before, now = self.trusted[self.step - 1], self.trusted[self.step]
-        return bool(before == self.u.size if self.mask == "soft" else before == now)
+        return bool(before == self.u.size if self.limits.mask == "soft" else before == now)
 
 
 def _step(walkers: Sequence[_Walker], distance: Distance) -> None:
@@ -138,14 +163,14 @@ def _step(walkers: Sequence[_Walker], distance: Distance) -> None:
     )
     for walker, found in zip(walkers, distance.between(trust, restored, truth).tolist(), strict=True):
         if np.isnan(found):
-            raise ValueError(f"the distance {distance.name} of field {walker.place} is not a number")
+            raise ValueError(f"{walker.name}: the distance {distance.name} is not a number")
         walker.take(found)
 
 
-def _check_grid(middle: float, grid: NDArray[np.float64], place: int) -> None:
+def _check_grid(middle: float, grid: NDArray[np.float64], name: str) -> None:
     last = float(grid[np.isfinite(grid)][-1])
     if not grid[0] / 16 <= middle <= last * 16:
         raise ValueError(
-            f"the uncertainties of field {place} are about {middle:.2g}, far outside the grid of thresholds from "
-            f"{grid[0]:.2g} to {last:.2g}; scale the map, so that it is in shares of the intensity range"
+            f"{name}: the uncertainties are about {middle:.2g}, far outside the grid of thresholds from {grid[0]:.2g} "
+            f"to {last:.2g}; scale the map, so that it is in shares of the intensity range"
         )

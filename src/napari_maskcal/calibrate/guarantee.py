@@ -99,7 +99,13 @@ def marginal_rank(n: int, confidence: float) -> int:
 
 def pac_rank(n: int, confidence: float, delta: float) -> int:
     """Return the largest k with P(Binomial(n, 1 - confidence) <= k - 1) <= delta; 0 means that n is too small."""
-    return int(np.count_nonzero(_at_most(np.arange(n), n, confidence) <= delta))
+    return int(np.count_nonzero(is_rejected(np.arange(n), n, confidence, delta)))
+
+
+def is_rejected(failures: NDArray[Any], n: int, confidence: float, delta: float) -> NDArray[np.bool_]:
+    """Whether so few failures among `n` rule out, at level `delta`, that more than 1 - confidence of all fail."""
+    # Where both are equal in exact arithmetic, rounding is not to decide.
+    return np.asarray(_at_most(failures, n, confidence) <= delta * (1 + 1e-9))
 
 
 def minimal_n(confidence: float, guarantee: str = "marginal", delta: float | None = None) -> int:
@@ -147,7 +153,7 @@ def fixed_sequence_threshold(
     if pac_rank(n, confidence, delta) == 0:
         raise too_few(n, minimal_n(confidence, "pac", delta), True, confidence)
     failures = n - np.count_nonzero(distances <= tolerance, axis=0)
-    rejected = np.logical_and.accumulate(_at_most(failures, n, confidence) <= delta)
+    rejected = np.logical_and.accumulate(is_rejected(failures, n, confidence, delta))
     return float(np.append(0.0, grid)[np.count_nonzero(rejected)])
 
 
@@ -184,7 +190,7 @@ def risk_threshold(
     ----------
     Angelopoulos, Bates, Fisch, Lei, Schuster, "Conformal Risk Control", arXiv 2208.02814 (2022).
     """
-    if bound > tolerance * (n + 1):
+    if bound > tolerance * (n + 1) * (1 + 1e-9):
         needed = ceil(bound / tolerance - 1 - 1e-9)
         raise ValueError(
             f"at least {needed} fields or specimens are needed for a mean of at most {tolerance:g} when one may be as "

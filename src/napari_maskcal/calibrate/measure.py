@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from itertools import tee
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from napari_maskcal.calibrate.ladder import STEPS_PER_DECADE, rung_above, rungs
 from napari_maskcal.calibrate.threshold import checked_field, curve_of_error, is_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,7 +73,10 @@ class MeasuredField:
         float32: thresholds on the ladder, rounded down; for a distance that is walked, distances along the grid of
         thresholds, rounded up, NaN beyond where the walk stopped.
     quantiles
-        Of the uncertainty, float32, ascending: they give the masked share at any threshold, to 0.2 %.
+        Of the uncertainty, float32, rounded up, ascending, the smallest and the largest among them: they give the
+        masked share at any threshold, to 0.2 %, and exactly whether anything or everything is masked.
+    reach
+        The largest tolerance that `curve` answers as well as a new measurement would.
     """
 
     name: str
@@ -86,6 +89,7 @@ class MeasuredField:
     first: int
     curve: NDArray[np.float32]
     quantiles: NDArray[np.float32]
+    reach: float = np.inf
 
     def masked_share(self, threshold: float, mask: MaskKind) -> float:
         """Return the share of pixels above `threshold`; of a soft mask, the mean of 1 - trust."""
@@ -98,7 +102,8 @@ class MeasuredField:
         from safetensors.numpy import save
 
         facts = {"sha256": self.sha256, "span": self.span, "shape": self.shape, "distance": self.distance,
-                 "first": self.first, "name": self.name, "source": self.source, "group": self.group}  # fmt: skip
+                 "first": self.first, "reach": self.reach, "name": self.name, "source": self.source,
+                 "group": self.group}  # fmt: skip
         return save({"curve": self.curve, "quantiles": self.quantiles}, metadata={"field": json.dumps(facts)})
 
     @classmethod
@@ -114,7 +119,12 @@ class MeasuredField:
 
 
 def measure_fields(
-    fields: Iterable[CalibrationField], distance: Distance, *, mask: MaskKind, stop_above: float = np.inf
+    fields: Iterable[CalibrationField],
+    distance: Distance,
+    *,
+    mask: MaskKind,
+    stop_above: float = np.inf,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[MeasuredField]:
     """Yield what calibration keeps of each field; no more than a few are in memory at once.
 
@@ -126,6 +136,8 @@ def measure_fields(
         See `image_threshold`.
     stop_above
         For a distance that is walked: the largest tolerance that will be asked for.
+    cancelled
+        Asked now and then; once it says yes, the stream simply ends.
 
     Raises
     ------
@@ -136,10 +148,11 @@ def measure_fields(
         for field in fields:
             yield _measured(field, distance, mask)
         return
-    ours, theirs = tee(fields)
-    pixels = ((*_checked(field),) for field in theirs)
-    for field, found in zip(ours, walk(pixels, distance, mask=mask, stop_above=stop_above), strict=False):
-        yield _walked(field, found, distance)
+    waiting: deque[MeasuredField] = deque()  # of the pixels, the walk alone keeps those that it still needs
+    pixels = _noted(fields, waiting)
+    for found in walk(pixels, distance, mask=mask, stop_above=stop_above, whole=True, cancelled=cancelled):
+        reach = stop_above if np.isnan(found).any() else np.inf
+        yield replace(waiting.popleft(), distance=float(found[-1]), curve=rounded_up(found), reach=reach)
 
 
 def together(fields: Sequence[MeasuredField]) -> AnyCurves:
@@ -165,18 +178,21 @@ def _measured(field: CalibrationField, distance: Any, mask: MaskKind) -> Measure
     u, restored, truth = _checked(field)
     error = distance.error(restored, truth, u.shape)
     whole = float(distance(np.ones((), bool), error))
-    # A field without any error passes at every tolerance: its curve lies below all others.
-    first = rung_above(whole) - _RUNGS + 1 if whole > 0 else rung_above(1e-30)
+    # The last rung is above the distance, whatever the rounding, so that the field passes there untouched. A field
+    # without any error does so at every tolerance: its curve lies below all others.
+    first = rung_above(whole if whole > 0 else 1e-30) + 2 - _RUNGS
     thresholds = curve_of_error(u.ravel(), error.ravel(), distance, rungs(first, _RUNGS), mask)
     return _record(field, whole, first, rounded_down(np.maximum.accumulate(thresholds)))
 
 
-def _walked(field: CalibrationField, found: NDArray[np.float64], distance: Distance) -> MeasuredField:
-    whole = float(found[-1])
-    if np.isnan(whole):
-        everything = np.ones((1, *field.uncertainty.shape), bool)
-        whole = float(distance.between(everything, field.restored[None], field.truth[None])[0])
-    return _record(field, whole, 0, rounded_up(found))
+def _noted(
+    fields: Iterable[CalibrationField], waiting: deque[MeasuredField]
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Yield the pixels of each field, and put all else that is kept of it into `waiting`."""
+    for field in fields:
+        pixels = _checked(field)
+        waiting.append(_record(field, np.nan, 0, np.empty(0, np.float32)))
+        yield field.name, *pixels
 
 
 def _record(field: CalibrationField, whole: float, first: int, curve: NDArray[np.float32]) -> MeasuredField:
@@ -188,9 +204,12 @@ def _record(field: CalibrationField, whole: float, first: int, curve: NDArray[np
 
 
 def _quantiles(u: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the uncertainties in the middle of each of `_QUANTILES` equal parts."""
-    ranks = ((np.arange(_QUANTILES) + 0.5) * u.size / _QUANTILES).astype(np.intp)
-    return np.asarray(np.sort(u, axis=None)[ranks], dtype=np.float32)
+    """Return `_QUANTILES` of the uncertainties in equal steps from the smallest to the largest, or all if they are few.
+
+    A float32 threshold lies below the number rounded up if, and only if, it lies below the number.
+    """
+    ranks = np.linspace(0, u.size - 1, min(u.size, _QUANTILES)).round().astype(np.intp)
+    return rounded_up(np.sort(u, axis=None)[ranks])
 
 
 def _checked(field: CalibrationField) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -14,6 +14,7 @@ from napari_maskcal.calibrate.guarantee import (
     check_guarantee,
     conformal_threshold,
     fixed_sequence_threshold,
+    is_rejected,
     rank_of,
     risk_threshold,
 )
@@ -129,13 +130,12 @@ class Promise:
         return int(np.count_nonzero(own >= limit)), n
 
     def _kept_on_grid(self, rows: GridCurves, n: int) -> int:
-        kept = 0
-        for i in range(n):
-            others = GridCurves(rows.grid, np.delete(rows.distances_, i, axis=0))
-            threshold = self.threshold_of_rows(others, n - 1)
-            at = np.searchsorted(rows.grid, threshold)
-            kept += bool(threshold == 0 or rows.distances_[i, at] <= self.tolerance)
-        return kept
+        failed = ~(rows.distances_ <= self.tolerance)  # NaN fails
+        by_others = failed.sum(axis=0) - failed
+        rejected = is_rejected(by_others, n - 1, self.confidence, self.delta or 0.0)
+        steps = np.logical_and.accumulate(rejected, axis=1).sum(axis=1)  # that the threshold of the others is high
+        kept = ~failed[np.arange(n), np.maximum(steps - 1, 0)] | (steps == 0)
+        return int(np.count_nonzero(kept))
 
     def moved(self, *, tolerance: float | None = None, confidence: float | None = None) -> Promise:
         """Return the promise with another tolerance or confidence, these very numbers where they are the same."""

@@ -23,7 +23,7 @@ _BINS = 255 << _MANTISSA_BITS
 # Edges of the bins. The first bin takes all that is too small for a normal float32, the last all that is too large.
 _EDGES = (np.arange(_BINS + 1, dtype=np.uint32) << (23 - _MANTISSA_BITS)).view(np.float32).astype(np.float64)
 _FIRST = 1 << _MANTISSA_BITS
-_EDGES[:_FIRST] = 0
+_EDGES[0], _EDGES[1:_FIRST] = 0, _EDGES[_FIRST]
 _BIAS = (1023 - 127) << _MANTISSA_BITS  # from the exponent of float64 to that of float32
 
 

@@ -76,7 +76,7 @@ def image_threshold(
     _check_mask(mask)
     u, restored, truth = checked_field(uncertainty, restored, truth)
     if not isinstance(rule, Lp | LInfinity):
-        found = next(walk([(u, restored, truth)], rule, mask=mask, stop_above=tolerance))
+        found = next(walk([("the image", u, restored, truth)], rule, mask=mask, stop_above=tolerance))
         return float(prefix_threshold(found[None], THRESHOLD_GRID, tolerance)[0])
     error = rule.error(restored, truth, u.shape).ravel()
     u = u.ravel()
@@ -86,7 +86,7 @@ def image_threshold(
         threshold = lp_threshold(u, error, rule, tolerance, mask)
     step = 4e-16
     while rule(trust_mask(u, threshold, mask), error) > tolerance:
-        threshold, step = _step_down(u, threshold, mask, step), 2 * step
+        threshold, step = _step_down(u, error, threshold, mask, step), 2 * step
     return threshold
 
 
@@ -168,8 +168,9 @@ def checked_field(
 ) -> tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]:
     """Return the three arrays, or say in a ValueError why they are no field."""
     u = np.asarray(uncertainty)
-    if not np.issubdtype(u.dtype, np.floating):
-        u = u.astype(np.float64)
+    # Bins and sorting look at the bits, which they know of the native numbers of up to 64.
+    known = np.issubdtype(u.dtype, np.floating) and u.dtype.itemsize <= 8
+    u = u.astype(u.dtype.newbyteorder("=") if known else np.float64, copy=False)
     images = {"restored": np.asarray(restored), "truth": np.asarray(truth)}
     for name, image in images.items():
         if image.shape not in (u.shape, (*image.shape[:1], *u.shape)):
@@ -253,9 +254,11 @@ def _linf_thresholds(
     return np.where(wrong, tolerances * ratio * (1 + slack), np.inf)
 
 
-def _step_down(u: NDArray[np.floating[Any]], threshold: float, mask: MaskKind, step: float) -> float:
-    """Return a smaller threshold: by the share `step` (soft), or without the last group of equal pixels (binary)."""
+def _step_down(
+    u: NDArray[np.floating[Any]], error: NDArray[np.float64], threshold: float, mask: MaskKind, step: float
+) -> float:
+    """Return a smaller threshold: by the share `step` (soft), or without the last group that has an error (binary)."""
     if mask == "soft":
         return min(threshold, float(u.max())) * (1 - step)
-    trusted = u[u <= threshold]
+    trusted = u[(u <= threshold) & (error > 0)]
     return float(np.nextafter(trusted.max(), u.dtype.type(0))) if trusted.size else 0.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
+from napari_maskcal.calibrate.curves import GridCurves
 from napari_maskcal.calibrate.guarantee import rank_of
-from napari_maskcal.restore.kinds import GIVEN
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
+
+_DIGITS = 3
 
 
 def promise_sentence(certificate: Certificate) -> str:
@@ -16,38 +20,38 @@ def promise_sentence(certificate: Certificate) -> str:
     n, new = len(certificate.groups), certificate.group_word
     error = f"the {certificate.distance_words} {_where(certificate)}"
     limit = f"is at most {amount(certificate.tolerance, certificate)}"
-    fields = _fields(certificate)
     if certificate.guarantee == "expected":
         bound = amount(certificate.bound or 0, certificate)
-        return (
-            f"On average over new {new} like the {n} calibrated ones, {error}, counted as at most {bound}, {limit} "
-            f"in {fields}."
-        )
-    share = f"at least {percent(certificate.confidence)} of new {new} like the {n} calibrated ones"
+        return f"On average over new {new} like the {n} calibrated ones, {_largest(certificate, error, bound)} {limit}."
+    fields = _fields(certificate)
+    share = f"at least {percent_at_least(certificate.confidence)} of new {new}"
     if certificate.guarantee == "pac":
-        certainty = percent(1 - (certificate.delta or 0))
-        return f"With {certainty} certainty about the calibration, in {share}, {error} {limit} in {fields}."
-    return f"In {share}, {error} {limit} in {fields}."
+        sure = percent_at_least(1 - (certificate.delta or 0))
+        return (
+            f"With a probability of at least {sure} over the choice of the {n} calibrated {new}, in {share} like them, "
+            f"{error} {limit} in {fields}."
+        )
+    return f"In {share} like the {n} calibrated ones, {error} {limit} in {fields}."
 
 
 def limits_sentence(certificate: Certificate) -> str:
     """Return what the promise does not say."""
-    size = " × ".join(str(n) for n in certificate.field_shape)
+    size, unit = _size(certificate), certificate.group_word
     parts = [
-        f"It is not a promise for {certificate.group_word} of another kind, for each single pixel, for one given "
-        f"image, or for all blocks of {size} pixels of a larger plane or a stack at once."
+        f"It is not a promise for {unit} of another kind, for each single pixel, for one given image, or for all "
+        f"blocks of {size} of a larger plane or a stack at once."
     ]
-    if certificate.fingerprint.restorer_sha256 == GIVEN:
+    if certificate.guarantee == "expected":
         parts.append(
-            "The restored images came from another tool, which nothing here can tell from others: the promise is void "
-            "where another, or other settings of it, made them."
+            f"The average is over calibrations too, so after this one it may be larger; and of a single one of the new "
+            f"{unit} nothing is said."
         )
     if (interval := coverage_of_calibrations(certificate)) is not None:
-        low, high = (percent(value) for value in interval)
-        parts.append(
-            f"The share is an average over calibrations: with {len(certificate.groups)} {certificate.group_word}, 8 of "
-            f"10 calibrations keep between {low} and {high}."
-        )
+        low, high = percent_at_least(interval[0]), percent_at_most(interval[1])
+        kept = f"8 of 10 calibrations keep between {low} and {high}"
+        if not _all_different(certificate):
+            kept = f"9 of 10 calibrations keep at least {low}"
+        parts.append(f"The share is an average over calibrations: with {len(certificate.groups)} {unit}, {kept}.")
     return " ".join(parts)
 
 
@@ -55,7 +59,7 @@ def coverage_of_calibrations(certificate: Certificate) -> tuple[float, float] | 
     """Return the 10 % and 90 % quantile of the share of new groups that a calibration of this size keeps.
 
     It is Beta(n + 1 - k, k) for n groups and rank k, whatever the data, as long as no two thresholds are equal (Vovk,
-    ACML 2012). Only the marginal promise leaves it open.
+    ACML 2012); where some are, the share is larger. Only the marginal promise leaves it open.
     """
     if certificate.guarantee != "marginal":
         return None
@@ -68,27 +72,75 @@ def coverage_of_calibrations(certificate: Certificate) -> tuple[float, float] | 
 
 
 def amount(value: float, certificate: Certificate) -> str:
-    """Return a tolerance with its unit."""
+    """Return a tolerance with its unit, never less than it is."""
     if certificate.intensity == "share":
-        return f"{percent(value)} of the plane's intensity range"
-    return f"{value:.4g} intensity units" if certificate.intensity == "raw" else f"{value:.3g}"
+        return f"{percent_at_most(value)} of the plane's intensity range"
+    text = _rounded(value, ROUND_CEILING)
+    return f"{text} intensity units" if certificate.intensity == "raw" else text
 
 
-def percent(share: float) -> str:
-    """Return a share as percent, with up to three digits, and more only where they say 'not 100'."""
-    text = f"{100 * share:.3g}"
-    return f"{100 * share:.6g} %" if text == "100" and share < 1 else f"{text} %"
+def percent_at_least(share: float) -> str:
+    """Return a share as percent, never more than it is."""
+    return f"{_rounded(100 * share, ROUND_FLOOR)} %"
+
+
+def percent_at_most(share: float) -> str:
+    """Return a share as percent, never less than it is."""
+    return f"{_rounded(100 * share, ROUND_CEILING)} %"
+
+
+def _rounded(value: float, direction: str) -> str:
+    """Return a number with up to three digits, or more where it is a rounder one, or they would say 'all'."""
+    exact = Decimal(f"{value:.9g}")  # 100 * 0.07 is 7.000000000000001
+    digits = _DIGITS
+    if exact == Decimal(f"{value:.5g}"):
+        digits = 5
+    while digits < 9 and (rounded := _to_digits(exact, digits, direction)) == 100 != exact:
+        digits += 1
+    rounded = _to_digits(exact, digits, direction).normalize()
+    return f"{rounded:f}" if -5 < rounded.adjusted() < 9 else f"{rounded:e}"
+
+
+def _to_digits(value: Decimal, digits: int, direction: str) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(value.adjusted() + 1 - digits), rounding=direction) if value else value
 
 
 def _where(certificate: Certificate) -> str:
-    return "outside the marked regions" if certificate.mask == "binary" else "of the image weighted by the soft mask"
+    """Return what of the image counts."""
+    if certificate.mask == "soft":
+        return "after each pixel of both images is multiplied by its trust"
+    if certificate.distance.startswith("linf"):
+        return "outside the marked regions"
+    if re.fullmatch(r"l[\d.]+", certificate.distance):
+        return "outside the marked regions (whose pixels count as 0)"
+    return "outside the marked regions (set to 0 in both images)"
+
+
+def _largest(certificate: Certificate, error: str, bound: str) -> str:
+    """Return the quantity whose mean is promised: of several fields of a group, the worst counts."""
+    each = f"{error}, counted as at most {bound},"
+    if _one_field(certificate):
+        return f"{each} in {_fields(certificate)}"
+    return f"the largest value of {each} in {_fields(certificate)}"
 
 
 def _fields(certificate: Certificate) -> str:
-    size = " × ".join(str(n) for n in certificate.field_shape)
     counts = sorted(set(certificate.groups.values()))
-    if counts == [1] or certificate.grouping == "one":
-        return f"a field of {size} pixels drawn at random"
+    if _one_field(certificate):
+        return f"a field of {_size(certificate)} drawn at random"
     if len(counts) == 1:
-        return f"all of {counts[0]} fields of {size} pixels drawn at random"
-    return f"all fields of {size} pixels, as many as these have, drawn at random"
+        return f"all of {counts[0]} fields of {_size(certificate)} drawn at random"
+    return f"all fields of {_size(certificate)}, as many as these have, drawn at random"
+
+
+def _one_field(certificate: Certificate) -> bool:
+    return set(certificate.groups.values()) == {1} or certificate.grouping == "one"
+
+
+def _size(certificate: Certificate) -> str:
+    return " × ".join(str(n) for n in certificate.field_shape) + " pixels"
+
+
+def _all_different(certificate: Certificate) -> bool:
+    """Whether the thresholds of the groups around the chosen one can be taken to be all different."""
+    return 0 < certificate.threshold < float("inf") and not isinstance(certificate.curves, GridCurves)

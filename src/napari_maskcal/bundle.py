@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
 _CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
-_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 64 * 2**20}
+_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
@@ -65,27 +65,30 @@ def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certifi
     Raises
     ------
     ValueError
-        If the certificate has no curves, was made for another mask network, or on specimens that this one was
-        trained on.
+        If the certificate is an exploration or has no curves, was made for another mask network, or on specimens
+        that this one was trained on; if the file cannot be written.
     """
     from safetensors.numpy import save
 
     weights = mask_weights(network)
-    if len(weights) > _LARGEST_PART[_WEIGHTS]:
-        raise ValueError(
-            f"the weights are {len(weights) / 2**30:.1f} GiB, more than a bundle holds; take fewer members"
-        )
     if certificate.curves is None:
         raise ValueError("the certificate has no curves, so the bundle could not answer for other tolerances")
     if certificate.fingerprint.mask_sha256 != mask_sha256(card, weights):
         raise ValueError("the certificate was made for another mask network than the one to be written")
     curves = save(_curve_arrays(certificate.curves))
+    certificate.verify()
     certificate.check_foreign(card)
     parts = {_WEIGHTS: weights, _CURVES: curves}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     hashes[_CERTIFICATE] = _json_sha256(json.loads(certificate.model_dump_json()))
     description = Description(card=card, certificate=certificate, sha256=hashes)
     parts = {_DESCRIPTION: description.model_dump_json(indent=1).encode(), **parts}
+    for name, content in parts.items():
+        if len(content) > _LARGEST_PART[name]:
+            raise ValueError(
+                f"{path} cannot be written: {name} has {len(content) / 2**20:.0f} MiB, more than the "
+                f"{_LARGEST_PART[name] / 2**20:.0f} that a bundle holds; take fewer fields, or fewer members"
+            )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts.items():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from napari_maskcal.calibrate.certify import Measured
 from napari_maskcal.calibrate.guarantee import minimal_n
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
 from napari_maskcal.calibrate.promise import Promise
+from napari_maskcal.calibrate.sums import MaskKind
 from napari_maskcal.distance.registry import Distance, parse_distance
-from napari_maskcal.models import GIVEN_RESTORER, matched
+from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.survey import all_faults, survey
-from napari_maskcal.read.triplet_images import image_of_parts
+from napari_maskcal.read.triplet_images import TripletImage, image_of_parts, read_unchanged
 from napari_maskcal.restore.events import (
     Cancelled,
     CancelToken,
@@ -37,14 +38,12 @@ from napari_maskcal.settings import DEVICE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-    from napari_maskcal.calibrate.sums import MaskKind
     from napari_maskcal.models import MaskModel, Restorer
     from napari_maskcal.read.cache import Cache
     from napari_maskcal.read.parts import Triplet, Triplets
     from napari_maskcal.read.survey import Surveyed
 
+_ROUNDING = 1e-6  # of float32, in shares of the intensity range
 _KEPT_FORMAT = 1  # of measurements in the cache; a new number lets the old ones be
 
 
@@ -236,13 +235,12 @@ def fields_of(
     """Restore and mask each triplet, and yield its fields; warnings are put into `warned`."""
     from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
 
-    triplets = [item.triplet for item in surveyed]
-    image = image_of_parts([t.degraded for t in triplets], name="the degraded images")
+    image = _image_of(surveyed, "degraded")
     given = Given(
-        restored=_given(triplets, "restored") if plan.restorer.network is None else None,
-        uncertainty=_given(triplets, "uncertainty") if plan.mask_model.network is None else None,
+        restored=_image_of(surveyed, "restored") if plan.restorer.network is None else None,
+        uncertainty=_image_of(surveyed, "uncertainty") if plan.mask_model.network is None else None,
     )
-    indices = [(i,) for i in range(len(triplets))]
+    indices = [(i,) for i in range(len(surveyed))]
     for event in process(image, indices, plan.restorer, plan.mask_model, given=given, device=device, cancel=cancel):
         if isinstance(event, Warned):
             warned.append(event)
@@ -251,18 +249,54 @@ def fields_of(
 
 
 def _check_plan(plan: Plan) -> None:
+    """Raise ValueError for all that can be known before a file is read."""
     if not len(plan.triplets) and not plan.triplets.faults:
         raise ValueError("there are no triplets; choose folders, a table or layers that have some")
+    if plan.mask not in get_args(MaskKind):
+        raise ValueError(f"there is no {plan.mask!r} mask; it is 'soft' or 'binary'")
+    if plan.intensity not in ("share", "raw"):
+        raise ValueError(f"intensity is {plan.intensity!r}; it is 'share' of the plane's range, or 'raw'")
     if plan.intensity == "raw" and not plan.distance.in_intensity_units:
         raise ValueError(
             f"{plan.distance.sentence_name} has no intensity unit; leave the unit at the share of the range"
         )
     _ = plan.distance.identity  # weights that cannot be had are missed now, not after the survey
-    if plan.field_px is not None and plan.field_px < 1:
-        raise ValueError(f"field size is {plan.field_px} pixels; give a number of at least 1")
-    groups = {triplet.group for triplet in plan.triplets}
+    check_pair(plan.restorer, plan.mask_model)
+    _check_field_size(plan)
+    _check_given(plan)
+    _check_foreign(plan)
+
+
+def _check_field_size(plan: Plan) -> None:
+    size = plan.field_px
+    if size is None:
+        return
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"field size is {size!r} pixels; give a whole number of at least 1")
+    for triplet in plan.triplets:
+        height, width = (plan.restorer.card.scale_factor * n for n in triplet.degraded.shape)
+        if size > min(height, width):
+            raise ValueError(
+                f"{triplet.name} has {height} × {width} restored pixels, too small for a field of {size}; choose less"
+            )
+
+
+def _check_given(plan: Plan) -> None:
+    """Refuse images beside a network that makes them: one of the two would be left out without a word."""
+    for name, model in (("restored", plan.restorer), ("uncertainty", plan.mask_model)):
+        if model.network is None:
+            continue
+        if given := [triplet.name for triplet in plan.triplets if name in triplet.parts()]:
+            raise ValueError(
+                f"{len(given)} triplets, the first {given[0]}, bring a {name} image, but {model.card.name} makes its "
+                "own; leave out either"
+            )
+
+
+def _check_foreign(plan: Plan) -> None:
+    groups = {triplet.group.casefold(): triplet.group for triplet in plan.triplets}
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := sorted(groups & set(card.trained_on)):
+        if shared := sorted(groups[name] for name in {name.casefold() for name in card.trained_on} & set(groups)):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
                 "these groups out"
@@ -338,14 +372,17 @@ def _measure_new(
 
 
 def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[CalibrationField]:
-    degraded, truth = item.triplet.degraded.read(), item.triplet.truth.read()
-    offset, span = plan.restorer.card.normalisation.measure(degraded, where=item.triplet.degraded.describe())
-    restored: NDArray[Any] = done.restored
+    truth, restored = read_unchanged(item.triplet.truth, item.hashes["truth"]), done.restored.astype(np.float64)
+    if np.abs(restored - truth).max() <= _ROUNDING * done.span:
+        raise ValueError(
+            f"{item.triplet.truth.describe()} is what the restorer makes of the degraded image, not a truth that was "
+            "measured; leave it out"
+        )
     if plan.intensity == "share" or not plan.distance.in_intensity_units:
-        restored, truth = ((image.astype(np.float64) - offset) / span for image in (restored, truth))
+        restored, truth = ((image.astype(np.float64) - done.offset) / done.span for image in (restored, truth))
     whole = CalibrationField(
         name=item.triplet.name, source=item.triplet.name, group=item.triplet.group, uncertainty=done.uncertainty,
-        restored=restored, truth=truth, span=span, sha256=item.sha256,
+        restored=restored, truth=truth, span=done.span, sha256=item.sha256,
     )  # fmt: skip
     return [whole] if plan.field_px is None else _cut(whole, plan.field_px)
 
@@ -353,27 +390,27 @@ def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[Calibr
 def _cut(plane: CalibrationField, size: int) -> list[CalibrationField]:
     """Return the square blocks of a plane, from its first pixel on; what is left at the far edges is not used."""
     height, width = plane.uncertainty.shape
-    if size > min(height, width):
-        raise ValueError(f"{plane.name} has {height} × {width} pixels, too small for a field of {size}; choose less")
     corners = [(y, x) for y in range(0, height - size + 1, size) for x in range(0, width - size + 1, size)]
     blocks = [((slice(y, y + size), slice(x, x + size)), f"{plane.name} y{y} x{x}") for y, x in corners]
     return [
         replace(
             plane, name=name, uncertainty=plane.uncertainty[block], restored=plane.restored[block],
-            truth=plane.truth[block],
+            truth=plane.truth[block], plane_shape=plane.uncertainty.shape,
         )
         for block, name in blocks
     ]  # fmt: skip
 
 
-def _given(triplets: Sequence[Triplet], name: str) -> Any:
-    parts = [triplet.parts().get(name) for triplet in triplets]
-    if missing := [t.name for t, part in zip(triplets, parts, strict=True) if part is None]:
+def _image_of(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
+    """Return one part of all triplets as an image."""
+    parts = [item.triplet.parts().get(name) for item in surveyed]
+    if None in parts:
         raise ValueError(
-            f"{len(missing)} triplets, the first {missing[0]}, have no {name} image, and nothing was chosen that makes "
-            f"it; add the images, or choose a model"
+            f"{parts.count(None)} triplets, the first {surveyed[parts.index(None)].triplet.name}, have no {name} image, "
+            "and nothing was chosen that makes it; add the images, or choose a model"
         )
-    return image_of_parts([part for part in parts if part is not None], name=f"the {name} images")
+    known = [part for part in parts if part is not None]
+    return image_of_parts(known, [item.hashes[name] for item in surveyed], name=f"the {name} images")
 
 
 def _key(plan: Plan, item: Surveyed) -> str:

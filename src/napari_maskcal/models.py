@@ -132,6 +132,15 @@ def matched(restorer: Restorer, mask_model: MaskModel) -> Restorer:
     return replace(restorer, card=card)
 
 
+def check_pair(restorer: Restorer, mask_model: MaskModel) -> None:
+    """Raise ValueError if the two networks do not see one and the same image.
+
+    A map that is given sees none.
+    """
+    if mask_model.network is not None and restorer.card.normalisation != mask_model.card.normalisation:
+        raise ValueError(f"{mask_model.card.name} normalises intensities otherwise than {restorer.card.name} does")
+
+
 GIVEN_RESTORER = Restorer(
     card=ModelCard(
         name="given restored image",

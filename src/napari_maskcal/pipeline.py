@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
-from napari_maskcal.models import matched
+from napari_maskcal.models import check_pair, matched
 from napari_maskcal.read.image import Image, from_array
 from napari_maskcal.read.scratch import allocate
 from napari_maskcal.restore.events import (
@@ -235,9 +235,12 @@ def rethreshold(done: Review, certificate: Certificate) -> Review:
     Raises
     ------
     ValueError
-        If the certificate is for other networks than those that made the uncertainty.
+        If the certificate is for other networks than those that made the uncertainty, for soft masks, or for larger
+        planes.
     """
     certificate.check(done.certificate.fingerprint)
+    certificate.check_plane((done.uncertain.shape[-2], done.uncertain.shape[-1]), name=done.image.name)
+    _check_drawn(certificate)
     uncertain = allocate(done.uncertain.shape, np.uint8, fill=NOT_COMPUTED)
     for place in np.ndindex(done.uncertain.shape[:-2]):
         if done.uncertain[place].flat[0] != NOT_COMPUTED:
@@ -269,11 +272,14 @@ def agreed_certificate(
     promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
     for card in (restorer.card, mask_model.card):
         promise.check_foreign(card)
-    if restorer.card.normalisation != mask_model.card.normalisation:
-        raise ValueError(f"{mask_model.card.name} normalises intensities otherwise than {restorer.card.name} does")
+    check_pair(restorer, mask_model)
+    _check_drawn(promise)
+    return promise
+
+
+def _check_drawn(promise: Certificate) -> None:
     if promise.mask != "binary":
         raise ValueError("the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these")
-    return promise
 
 
 def check_channel(image: Image, channel: int | None) -> Image:

@@ -7,36 +7,22 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from calibration_fields import FINGERPRINT, certified, random_fields
 from napari_maskcal.calibrate import conformal_threshold, image_threshold
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint, clopper_pearson
 from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.restore.card import Normalisation
 
-FINGERPRINT = Fingerprint(restorer_sha256="r", mask_sha256="m", normalisation=Normalisation())
-
-
-def random_fields(groups: int = 12, *, each: int = 1, shape: tuple[int, int] = (12, 15)) -> list[CalibrationField]:
-    rng = np.random.default_rng(groups)
-    fields = []
-    for i in range(groups * each):
-        u = rng.gamma(2, 0.2, shape).astype(np.float32) + np.float32(0.01)
-        truth = rng.normal(size=shape).astype(np.float32)
-        restored = truth + (0.2 * u * rng.normal(size=shape)).astype(np.float32) * np.float32(rng.lognormal(0, 0.3))
-        fields.append(
-            CalibrationField(
-                name=f"field {i}", group=f"specimen {i // each}", uncertainty=u, restored=restored, truth=truth
-            )
-        )
-    return fields
-
-
-def certified(fields: list[CalibrationField] | None = None, **changes) -> Certificate:
-    options = {"distance": "l1", "tolerance": 0.05, "confidence": 0.9, "fingerprint": FINGERPRINT}
-    return certify(fields or random_fields(), **options | changes)
-
 
 def own_thresholds(fields: list[CalibrationField], tolerance: float, mask: str = "binary") -> list[float]:
     return [image_threshold(f.uncertainty, f.restored, f.truth, "l1", tolerance, mask) for f in fields]
+
+
+def check_rounded_down(found, exact):
+    """A certificate's thresholds are float32, never above the exact ones, and below by no more than that."""
+    assert (np.float32(found) == np.asarray(found)).all()
+    assert (np.asarray(found) <= np.asarray(exact)).all()
+    np.testing.assert_allclose(found, exact, rtol=2e-7)
 
 
 @pytest.mark.parametrize("mask", ["soft", "binary"])
@@ -44,9 +30,9 @@ def test_the_threshold_is_the_rank_of_the_exact_image_thresholds(mask):
     fields = random_fields(12, each=2)
     own, owners = own_thresholds(fields, 0.05, mask), [f.group for f in fields]
     certificate = certified(fields, mask=mask)
-    assert certificate.threshold == conformal_threshold(own, 0.9, groups=owners)
-    assert certificate.threshold != conformal_threshold(own, 0.9)
-    assert [record.threshold for record in certificate.fields] == own
+    check_rounded_down(certificate.threshold, conformal_threshold(own, 0.9, groups=owners))
+    assert certificate.threshold < 0.99 * conformal_threshold(own, 0.9)
+    check_rounded_down([record.threshold for record in certificate.fields], own)
     assert (certificate.n_fields, certificate.field_shape) == (24, (12, 15))
     assert certificate.groups == {f"specimen {i}": 2 for i in range(12)}
 
@@ -61,29 +47,6 @@ def test_each_field_is_recorded_with_its_distance_and_the_share_that_is_masked()
     assert 0 < np.mean([record.masked_share for record in certificate.fields]) < 1
 
 
-def test_the_promise_is_one_sentence_with_its_numbers():
-    assert certified(tolerance=0.02, confidence=0.8).sentence == (
-        "In at least 80 % of new specimens like the 12 calibrated ones, the mean absolute error outside the marked "
-        "regions is at most 2 % of the plane's intensity range in a field of 12 × 15 pixels drawn at random."
-    )
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        (random_fields(10, each=3), "in all of 3 fields of 12 × 15 pixels drawn at random"),
-        (random_fields(10, each=3)[:-1], "in all fields of 12 × 15 pixels, as many as these have,"),
-        (random_fields(10)[1:], "like the 9 calibrated ones"),
-    ],
-)
-def test_the_promise_says_how_many_fields_of_a_specimen_it_is_about(fields, words):
-    assert words in certified(fields).sentence
-
-
-def test_the_limits_name_the_calibrated_size():
-    assert "all blocks of 12 × 15 pixels of a larger plane" in certified().limits
-
-
 @pytest.mark.parametrize("tolerance", [0.05, 10.0])
 def test_json_gives_the_same_certificate_back_infinite_thresholds_too(tolerance):
     certificate = certified(tolerance=tolerance)
@@ -96,7 +59,18 @@ def test_json_gives_the_same_certificate_back_infinite_thresholds_too(tolerance)
 
 
 @pytest.mark.parametrize(
-    "change", [{"tolerance": 0}, {"threshold": -1}, {"confidence": 1}, {"schema_version": 2}, {"guarantee": "pac"}]
+    "change",
+    [
+        {"tolerance": 0},
+        {"threshold": -1},
+        {"confidence": 1},
+        {"schema_version": 2},
+        {"guarantee": "pac"},
+        {"guarantee": "perhaps"},
+        {"delta": 0.1},
+        {"bound": 0.5},
+        {"grouping": "best"},
+    ],
 )
 def test_json_with_a_value_out_of_range_is_no_certificate(change):
     content = json.loads(certified().model_dump_json())
@@ -133,26 +107,30 @@ def test_another_tolerance_is_answered_as_a_new_calibration_would_or_a_little_mo
     assert finite >= 12
 
 
-def test_the_curves_are_float32_rounded_down():
+@pytest.mark.parametrize("mask", ["soft", "binary"])
+def test_the_curves_are_float32_rounded_down(mask):
     fields = random_fields()
-    curves = certified(fields).curves
-    assert curves.thresholds.dtype == np.float32
-    exact = np.array([own_thresholds(fields, tolerance, "binary") for tolerance in curves.tolerances]).T
-    assert (curves.thresholds <= exact).all()
-    np.testing.assert_allclose(curves.thresholds, exact, rtol=1e-6)
+    certificate = certified(fields, mask=mask)
+    curves, some = certificate.curves, slice(None, None, 7)
+    exact = np.array([own_thresholds(fields, tolerance, mask) for tolerance in curves.tolerances[some]]).T
+    found = curves.thresholds[:, some]
+    known = curves.tolerances[some] > 0.0011 * np.array([[record.distance] for record in certificate.fields])
+    check_rounded_down(found[known], exact[known])
+    assert (found[~known] == 0).any()  # further down nothing is kept of a field, and everything is masked
+    assert (found <= exact).all()
 
 
 def test_a_pinned_tolerance_is_known_again_after_a_trip_through_text():
-    certificate = certified(tolerance=0.04321)
-    assert certificate.at(tolerance=0.04321 * (1 - 1e-15)) is certificate
-    smaller = certificate.at(tolerance=0.04320)
+    certificate = certified(tolerance=0.043)
+    assert certificate.at(tolerance=0.043 * (1 - 1e-15)) is certificate
+    smaller = certificate.at(tolerance=0.0429)
     assert smaller.exploration
-    assert not np.array_equal(certificate.curves.at(0.04321), certificate.curves.at(0.04320))
+    assert not np.array_equal(certificate.curves.at(0.043), certificate.curves.at(0.0429))
 
 
 def test_no_tolerance_is_answered_by_a_larger_one():
-    curves = certified(tolerance=0.04321).curves
-    assert not np.array_equal(curves.at(0.04321), curves.at(0.04321 * (1 - 1e-15)))
+    curves = certified().curves
+    assert not np.array_equal(curves.at(0.043), curves.at(0.043 * (1 - 1e-15)))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +138,7 @@ def test_no_tolerance_is_answered_by_a_larger_one():
     [
         ({"confidence": 0.95}, r"at least 19 groups .* confidence of 0\.95, got 12"),
         ({"confidence": 1.0}, r"confidence is 1;"),
-        ({"tolerance": 0.0001}, r"tolerance is 0\.0001; this certificate answers from 0\.001 on"),
+        ({"tolerance": 1e-9}, r"tolerance is 1e-09; this certificate answers from 9\.4e-06 on"),
         ({"tolerance": -1}, r"tolerance is -1;"),
     ],
 )

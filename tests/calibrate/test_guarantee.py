@@ -2,18 +2,23 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
-from math import floor, sqrt
+from math import comb, floor
 
 import numpy as np
 import pytest
 
-from napari_maskcal.calibrate import conformal_threshold, image_threshold
-from napari_maskcal.calibrate.guarantee import marginal_rank, minimal_n, worst_of_each_group
-from napari_maskcal.calibrate.threshold import trust_mask
-from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.calibrate import conformal_threshold
+from napari_maskcal.calibrate.guarantee import (
+    fixed_sequence_threshold,
+    marginal_rank,
+    minimal_n,
+    one_of_each_group,
+    pac_rank,
+    risk_threshold,
+    worst_of_each_group,
+)
 
 CONFIDENCES = ["0.5", "0.6", "0.7", "0.75", "0.8", "0.85", "0.9", "0.925", "0.95", "0.975", "0.98", "0.99", "0.999"]
-SETS = 2000
 
 
 def exact_rank(n: int, confidence: str) -> int:
@@ -39,6 +44,128 @@ def test_the_smallest_number_of_fields_is_the_first_with_a_rank(confidence):
     n = minimal_n(float(confidence))
     assert exact_rank(n, confidence) == 1
     assert exact_rank(n - 1, confidence) == 0
+
+
+def exact_at_most(count: int, n: int, confidence: str) -> Fraction:
+    """P(Binomial(n, 1 - confidence) <= count), with fractions."""
+    kept = Fraction(confidence)
+    return sum((comb(n, i) * (1 - kept) ** i * kept ** (n - i) for i in range(count + 1)), Fraction(0))
+
+
+def exact_pac_rank(n: int, confidence: str, delta: str) -> int:
+    return max((k for k in range(1, n + 1) if exact_at_most(k - 1, n, confidence) <= Fraction(delta)), default=0)
+
+
+@pytest.mark.parametrize("confidence", ["0.5", "0.8", "0.9", "0.95"])
+@pytest.mark.parametrize("delta", ["0.01", "0.05", "0.1", "0.5"])
+def test_the_pac_rank_is_that_of_exact_binomials(confidence, delta):
+    some = [*range(1, 32), 45, 59, 60, 90, 120]
+    ranks = [pac_rank(n, float(confidence), float(delta)) for n in some]
+    assert ranks == [exact_pac_rank(n, confidence, delta) for n in some]
+    assert ranks[0] == (confidence == delta == "0.5")  # where both sides are equal, rounding does not decide
+    assert ranks[-1] > 1 or float(confidence) >= 0.95
+
+
+@pytest.mark.parametrize(("delta", "n"), [(0.1, 22), (0.05, 29), (0.01, 44)])
+def test_the_smallest_number_of_fields_for_pac_is_the_tabulated_one(delta, n):
+    assert minimal_n(0.9, "pac", delta) == n
+    assert pac_rank(n, 0.9, delta) == 1
+    assert pac_rank(n - 1, 0.9, delta) == 0
+    values = np.arange(n) / n
+    assert conformal_threshold(values, 0.9, "pac", delta) == 0
+    with pytest.raises(ValueError, match=rf"at least {n} fields are needed for a confidence of 0\.9, got {n - 1}"):
+        conformal_threshold(values[1:], 0.9, "pac", delta)
+
+
+def test_pac_is_never_less_careful_than_marginal():
+    for n in range(22, 300):
+        assert pac_rank(n, 0.9, 0.1) <= marginal_rank(n, 0.9)
+    assert pac_rank(100, 0.9, 0.1) == 6 < marginal_rank(100, 0.9) == 10
+
+
+def random_distances(n: int, steps: int, seed: int) -> np.ndarray:
+    """Distances along a grid that mostly rise, NaN from somewhere on."""
+    rng = np.random.default_rng(seed)
+    distances = np.linspace(0.02, 0.3, steps) * rng.lognormal(0, 0.5, (n, steps))
+    return np.where(np.arange(steps) > rng.integers(steps // 2, 2 * steps, (n, 1)), np.nan, distances)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("delta", ["0.1", "0.3"])
+def test_the_fixed_sequence_test_walks_up_until_it_cannot_reject(seed, delta):
+    grid = np.arange(1.0, 13)
+    for tolerance in (0.005, 0.1, 0.15, 0.2, 5.0):
+        distances = random_distances(40, 12, seed)
+        expected = 0.0
+        for column, threshold in zip(distances.T, grid, strict=True):
+            failures = sum(not distance <= tolerance for distance in column)
+            if exact_at_most(failures, 40, "0.8") > Fraction(delta):
+                break
+            expected = threshold
+        found = fixed_sequence_threshold(
+            distances, grid, tolerance=tolerance, confidence=0.8, delta=float(delta)
+        )  # fmt: skip
+        assert found == expected
+        assert (found == 0) == (tolerance == 0.005)
+    assert found < 12  # a walk that had stopped counts as a failure, however large the tolerance
+
+
+def test_a_rejection_after_the_first_that_fails_does_not_count():
+    distances = np.full((30, 4), 0.1)
+    distances[:, 1] = 9.0
+    rule = {"tolerance": 1.0, "confidence": 0.9, "delta": 0.1}
+    assert fixed_sequence_threshold(distances, np.arange(1.0, 5), **rule) == 1
+    assert fixed_sequence_threshold(distances[:, [0, 2, 3]], np.arange(1.0, 4), **rule) == 3
+    with pytest.raises(ValueError, match=r"at least 22 groups are needed .*, got 21"):
+        fixed_sequence_threshold(distances[:21], np.arange(1.0, 5), **rule)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("bound", [0.3, 1.0, 2.0])
+def test_the_risk_threshold_is_the_largest_of_all_that_keep_the_mean(seed, bound):
+    rng = np.random.default_rng(seed)
+    own = rng.lognormal(size=(25, 1))
+    candidates = np.append(np.sort(rng.random(30)), np.inf)
+
+    def distances_at(t: float) -> np.ndarray:
+        return np.ceil(own[:, 0] * min(t, 3.0) * 8) / 16
+
+    keeping = [
+        t for t in candidates if (sum(min(d, bound) for d in distances_at(t)) + bound) / 26 <= 0.25
+    ]  # fmt: skip
+    found = risk_threshold(distances_at, candidates, n=25, tolerance=0.25, bound=bound)
+    assert found == max(keeping, default=0)
+    assert 0 < found < np.inf
+    assert risk_threshold(distances_at, candidates, n=25, tolerance=bound, bound=bound) == np.inf
+    assert risk_threshold(lambda t: np.full(25, 9.0), candidates, n=25, tolerance=0.25, bound=bound) == 0
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "bound", "needed"), [(0.1, 1.0, 9), (0.02, 0.5, 24), (0.07, 0.49, 6), (0.3, 1, 3)]
+)
+def test_too_few_fields_for_a_mean_are_refused_with_the_number_that_it_takes(tolerance, bound, needed):
+    def least(n: int) -> float:
+        return risk_threshold(lambda t: np.zeros(n), np.array([1.0]), n=n, tolerance=tolerance, bound=bound)
+
+    least(needed)
+    assert least(needed + 1) == 1
+    with pytest.raises(
+        ValueError, match=rf"at least {needed} fields .* at most {tolerance:g} .* {bound:g}, got {needed - 1}"
+    ):
+        least(needed - 1)
+
+
+def test_one_field_of_each_group_is_drawn_evenly_and_by_the_seed():
+    groups = ["a", "b", "a", "c", "a", "b"]
+    drawn = [one_of_each_group(groups, seed) for seed in range(600)]
+    assert drawn[3] == one_of_each_group(groups, 3)
+    assert all([groups[i] for i in indices] == ["a", "b", "c"] for indices in drawn)
+    counts = np.bincount(np.ravel(drawn), minlength=6)
+    assert (np.abs(counts[[0, 2, 4]] - 200) < 3 * np.sqrt(600 * 2 / 9)).all()
+    values = np.array([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
+    found = {conformal_threshold(values, 0.7, groups=groups, grouping="one", seed=seed) for seed in range(20)}
+    assert found == {1.0, 2.0}
+    assert conformal_threshold(values, 0.7, groups=groups) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,7 +198,11 @@ def test_infinite_thresholds_count_as_the_largest():
         ({"confidence": 1}, r"confidence is 1;"),
         ({"confidence": 1.5}, r"confidence is 1\.5;"),
         ({"confidence": np.nan}, r"confidence is nan;"),
-        ({"guarantee": "pac"}, r"guarantee 'pac' is not available"),
+        ({"guarantee": "perhaps"}, r"no guarantee 'perhaps'; there are marginal, pac, expected"),
+        ({"guarantee": "pac"}, r"delta is None; the pac guarantee takes a number between 0 and 1"),
+        ({"guarantee": "pac", "delta": 1.5}, r"delta is 1\.5;"),
+        ({"guarantee": "pac", "delta": 0.1}, r"at least 22 fields .* 0\.9, got 20"),
+        ({"guarantee": "expected"}, r"made from distances, not from thresholds"),
         ({"delta": 0.1}, r"delta is 0\.1, but the marginal guarantee has none"),
     ],
 )
@@ -91,115 +222,6 @@ def test_each_group_counts_once_with_its_worst_field():
     assert conformal_threshold(np.arange(18.0)[::-1], 0.9, groups=names) == 0
     assert conformal_threshold(np.arange(19.0), 0.9) == 1
     assert conformal_threshold(np.arange(19.0), 0.9, groups=range(19)) == 1
-
-
-# How often the promise is kept, in simulation. A pool of fields is enough: a random draw from it is exchangeable, and
-# with scores that are all different the rate is 1 - k / (n + 1) exactly, whatever the pool.
-
-
-def check_rate(kept: list[bool], n: int, confidence: float, *, exact: bool = True) -> None:
-    rate, expected = np.mean(kept), 1 - marginal_rank(n, confidence) / (n + 1)
-    margin = 3 * sqrt(expected * (1 - expected) / len(kept))
-    assert rate >= confidence - margin, f"kept {rate:.3f} of the time, promised {confidence}"
-    assert not exact or rate <= expected + margin, f"kept {rate:.3f} of the time, {expected:.3f} is possible"
-
-
-def draws(pool: int, n: int, *, sets: int = SETS, seed: int = 0) -> list[tuple[np.ndarray, int]]:
-    """Indices of n calibration fields and one new field, many times."""
-    rng = np.random.default_rng(seed)
-    drawn = (rng.choice(pool, n + 1, replace=False) for _ in range(sets))
-    return [(indices[:-1], int(indices[-1])) for indices in drawn]
-
-
-def pool_of_fields(seed: int, *, count: int = 300, levels: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Uncertainty and error of small fields, some much worse than others; `levels` makes equal uncertainties."""
-    rng = np.random.default_rng(seed)
-    u = rng.gamma(2, 0.2, (count, 40)) + 0.01
-    error = np.abs(rng.normal(size=u.shape)) * u * rng.lognormal(0, 0.5, (count, 1))
-    return (np.ceil(u * levels) / levels if levels else u), error
-
-
-def scores(u: np.ndarray, error: np.ndarray, distance: str, tolerance: float, mask: str) -> np.ndarray:
-    rule = [distance, tolerance, mask]
-    return np.array([image_threshold(u[i], error[i], 0 * error[i], *rule) for i in range(len(u))])
-
-
-def within(u: np.ndarray, error: np.ndarray, threshold: float, distance: str, tolerance: float, mask: str) -> bool:
-    return parse_distance(distance)(trust_mask(u, threshold, mask), error) <= tolerance
-
-
-TOLERANCES = {"l1": 0.1, "l2": 0.15, "linf": 0.4}
-
-
-@pytest.mark.parametrize("n", [9, 19, 50])
-@pytest.mark.parametrize("mask", ["soft", "binary"])
-@pytest.mark.parametrize("distance", ["l1", "l2", "linf"])
-def test_the_promise_is_kept_as_often_as_promised_and_not_more(distance, mask, n):
-    rule = {"distance": distance, "tolerance": TOLERANCES[distance], "mask": mask}
-    u, error = pool_of_fields(1)
-    found = scores(u, error, **rule)
-    assert len(np.unique(found[np.isfinite(found)])) == np.isfinite(found).sum() > 200
-    kept = [within(u[new], error[new], conformal_threshold(found[old], 0.9), **rule) for old, new in draws(300, n)]
-    check_rate(kept, n, 0.9)
-
-
-def off_by_one(values: np.ndarray) -> float:
-    return np.sort(values)[marginal_rank(len(values), 0.9)]
-
-
-def rank_of_n_instead_of_n_plus_one(values: np.ndarray) -> float:
-    return np.sort(values)[floor(len(values) * (1 - 0.9)) - 1] if len(values) > 9 else 0.0
-
-
-def interpolated(values: np.ndarray) -> float:
-    return float(np.quantile(values, 1 - 0.9))
-
-
-@pytest.mark.parametrize(
-    ("faulty", "n"), [(off_by_one, 9), (off_by_one, 19), (interpolated, 19), (rank_of_n_instead_of_n_plus_one, 19)]
-)
-def test_a_wrong_rank_is_caught_by_the_rate(faulty, n):
-    values = np.random.default_rng(2).lognormal(size=300)
-    check_rate([values[new] >= conformal_threshold(values[old], 0.9) for old, new in draws(300, n)], n, 0.9)
-    with pytest.raises(AssertionError, match="kept"):
-        check_rate([values[new] >= faulty(values[old]) for old, new in draws(300, n)], n, 0.9)
-
-
-def count_pixel_by_pixel(u: np.ndarray, error: np.ndarray, tolerance: float) -> float:
-    """The fault: a group of equal uncertainty is trusted as far as it fits, though the mask takes all of it."""
-    order = np.argsort(u, kind="stable")
-    fitting = np.cumsum(error[order]) <= tolerance * u.size
-    return np.inf if fitting.all() else u[order][fitting][-1]
-
-
-def test_counting_tied_pixels_one_by_one_breaks_the_promise():
-    rule = {"distance": "l1", "tolerance": 0.1, "mask": "binary"}
-    u, error = pool_of_fields(3, levels=2)
-    faulty = np.array([count_pixel_by_pixel(u[i], error[i], 0.1) for i in range(len(u))])
-
-    def kept(own: np.ndarray) -> list[bool]:
-        return [within(u[new], error[new], conformal_threshold(own[old], 0.9), **rule) for old, new in draws(300, 19)]
-
-    check_rate(kept(scores(u, error, **rule)), 19, 0.9, exact=False)  # ties may only keep it more often
-    with pytest.raises(AssertionError, match=r"kept 0\.[0-7]\d+ of the time, promised 0\.9"):
-        check_rate(kept(faulty), 19, 0.9, exact=False)
-
-
-def test_fields_of_one_specimen_do_not_count_as_independent_ones():
-    specimens, fields_each, n = 300, 4, 19
-    rng = np.random.default_rng(4)
-    values = rng.lognormal(size=(specimens, 1)) * rng.lognormal(0, 0.2, (specimens, fields_each))
-    owners = np.repeat(np.arange(n), fields_each).tolist()
-
-    def kept(groups: list[int] | None) -> list[bool]:
-        return [
-            bool((values[new] >= conformal_threshold(values[old].ravel(), 0.9, groups=groups)).all())
-            for old, new in draws(specimens, n)
-        ]
-
-    check_rate(kept(owners), n, 0.9)
-    with pytest.raises(AssertionError, match=r"kept 0\.8\d+ of the time, promised 0\.9"):
-        check_rate(kept(None), n, 0.9)
 
 
 def test_a_higher_confidence_never_raises_the_threshold():

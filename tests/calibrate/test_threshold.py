@@ -208,7 +208,7 @@ ONE = np.ones((4, 5))
         ({"tolerance": -1}, r"tolerance is -1;"),
         ({"tolerance": np.nan}, r"tolerance is nan;"),
         ({"tolerance": np.inf}, r"tolerance is inf;"),
-        ({"distance": "ssim"}, r"no distance 'ssim'; known are l1, l2, linf"),
+        ({"distance": "cosine"}, r"no distance 'cosine'; known are l1, l2, "),
         ({"mask": "fuzzy"}, r"no 'fuzzy' mask; it is 'soft' or 'binary'"),
     ],
 )

@@ -58,13 +58,13 @@ def test_the_error_of_unsigned_integers_does_not_wrap_around():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("l1", Lp(1, "l1")),
-        ("L2", Lp(2, "l2")),
-        ("l64", Lp(64, "l64")),
-        ("l1.50", Lp(1.5, "l1.5")),
+        ("l1", Lp(1)),
+        ("L2", Lp(2)),
+        ("l64", Lp(64)),
+        ("l1.50", Lp(1.5)),
         ("LInf", LInfinity()),
         ("l-infinity", LInfinity()),
-        ("linf-blur2.50", LInfinity("linf-blur2.5", 2.5)),
+        ("linf-blur2.50", LInfinity(2.5)),
         (LInfinity(), LInfinity()),
     ],
 )

@@ -182,11 +182,13 @@ def test_tiff_planes_are_read_one_by_one_whatever_way_they_are_written(tmp_path,
     assert (image.data._offset is not None) == (kind == "raw")
 
 
-def test_of_single_files_each_field_is_a_group(tmp_path):
+def test_the_planes_of_a_single_file_are_one_group_unless_the_user_says_otherwise(tmp_path):
     for seed, name in enumerate(("low", "high")):
         write(tmp_path / f"{name}.tif", noise(3, 8, 9, seed=seed), metadata={"axes": "TYX"})
     triplets = read_triplets(tmp_path / "low.tif", tmp_path / "high.tif")
-    assert [t.group for t in triplets] == ["low T=0", "low T=1", "low T=2"]
+    assert [t.group for t in triplets] == ["low"] * 3
+    each = read_triplets(tmp_path / "low.tif", tmp_path / "high.tif", group=r"T=\d+")
+    assert [t.group for t in each] == ["T=0", "T=1", "T=2"]
     assert triplets[2].truth.describe().endswith("/high.tif, plane T=2")
     by_pattern = read_triplets(tmp_path / "low.tif", tmp_path / "high.tif", group="T=([01])")
     assert [t.group for t in by_pattern] == ["0", "1"]

@@ -15,7 +15,7 @@ from napari_maskcal.calibrate.promise import Promise
 from napari_maskcal.calibrate.sums import MaskKind
 from napari_maskcal.calibrate.threshold import is_exact
 from napari_maskcal.calibrate.words import limits_sentence, promise_sentence
-from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.distance.registry import built_in, parse_distance
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.settings import check_confidence, check_tolerance
 
@@ -139,6 +139,8 @@ class Certificate(BaseModel):
     n_fields, groups, grouped, field_shape
         Calibration fields, how many each group has, whether the user named the groups (else each image is one),
         and the (Y, X) size the promise is about.
+    plane_shape
+        (Y, X) of the planes that the fields were cut from: their range of intensities is measured on the plane.
     uncertainty
         What made the uncertainty, for the reader.
     note
@@ -175,6 +177,7 @@ class Certificate(BaseModel):
     groups: dict[str, int]
     grouped: bool = True
     field_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    plane_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     fingerprint: Fingerprint
     uncertainty: str = ""
     leave_one_out: Coverage | None = None
@@ -271,10 +274,23 @@ class Certificate(BaseModel):
             raise ValueError(
                 f"the certificate's curves do not belong to its fields at a tolerance of {self.tolerance:g}"
             )
+        self._verify_what_is_told()
         own = self.promise.threshold(self.curves, self.owners)
         # The first version wrote thresholds in float64, and rounded only its curves down.
         if own not in (self.threshold, float(rounded_down(np.array(self.threshold)))):
             raise ValueError(f"the certificate's threshold is {self.threshold:g}, but its fields give {own:g}")
+
+    def _verify_what_is_told(self) -> None:
+        """Check what stands beside the promise against what it was computed from."""
+        known = built_in(self.distance)
+        if known is not None and known.sentence_name != self.distance_words:
+            raise ValueError(
+                f"the certificate calls the distance {self.distance} a {self.distance_words}, which it is not"
+            )
+        if self.masked is not None and self.masked != MaskedShare.of([record.masked_share for record in self.fields]):
+            raise ValueError("the certificate's masked share is not that of its fields")
+        if self.curves is not None and self.leave_one_out != leave_one_out(self.promise, self.curves, self.owners):
+            raise ValueError("the certificate's leave-one-out coverage is not that of its fields")
 
     def check_foreign(self, card: ModelCard) -> None:
         """Raise ValueError if a specimen of the calibration was used to train the network of `card`."""
@@ -285,13 +301,14 @@ class Certificate(BaseModel):
             )
 
     def check_plane(self, shape: tuple[int, int], *, name: str) -> None:
-        """Raise ValueError if planes of `shape`, on the restored grid, are smaller than the fields of the promise."""
-        if any(n < calibrated for n, calibrated in zip(shape, self.field_shape, strict=True)):
-            small, field = (" × ".join(map(str, size)) for size in (shape, self.field_shape))
-            raise ValueError(
-                f"{name} has planes of {small} pixels, smaller than the calibrated fields of {field}: the promise "
-                "says nothing about them; take an image of at least that size, or calibrate on smaller fields"
-            )
+        """Raise ValueError if planes of `shape`, on the restored grid, are smaller than those of the calibration."""
+        for needed, what in ((self.field_shape, "fields"), (self.plane_shape or self.field_shape, "planes")):
+            if any(n < calibrated for n, calibrated in zip(shape, needed, strict=True)):
+                small, large = (" × ".join(map(str, size)) for size in (shape, needed))
+                raise ValueError(
+                    f"{name} has planes of {small} pixels, smaller than the calibrated {what} of {large}: the promise "
+                    f"says nothing about them; take an image of at least that size, or calibrate on smaller {what}"
+                )
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""

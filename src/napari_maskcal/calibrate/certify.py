@@ -132,6 +132,7 @@ class Measured:
             groups=dict(Counter(self.owners)),
             grouped=self.grouped,
             field_shape=self.fields[0].shape,
+            plane_shape=self.fields[0].plane_shape,
             fingerprint=self.fingerprint,
             uncertainty=self.uncertainty,
             leave_one_out=leave_one_out(promise, self.curves, self.owners),

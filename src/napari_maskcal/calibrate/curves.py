@@ -32,14 +32,9 @@ class Curves:
     thresholds: NDArray[np.float32]
 
     def at(self, tolerance: float) -> NDArray[np.float32]:
-        """Return each field's threshold at `tolerance`, or at the next smaller one of the ladder.
-
-        Raises
-        ------
-        ValueError
-            If `tolerance` lies below the ladder.
-        """
-        return self.thresholds[:, self._column(tolerance)]
+        """Return each field's threshold at `tolerance`, or at the next smaller one of the ladder; below it, 0."""
+        index = int(np.searchsorted(self.tolerances, tolerance, side="right")) - 1
+        return self.thresholds[:, index] if index >= 0 else np.zeros(len(self.thresholds), np.float32)
 
     def of_groups(self, owners: Sequence[str], *, seed: int | None = None) -> Curves:
         """Return one row a group: the worst of its fields at each tolerance, or a field drawn with `seed`."""
@@ -56,16 +51,6 @@ class Curves:
         needed = (self.thresholds < threshold).sum(axis=1)
         known = np.append(self.tolerances, np.inf)[needed]
         return np.where(threshold > 0, known, 0.0)
-
-    def check(self, tolerance: float) -> None:
-        """Raise ValueError if these curves do not answer for `tolerance`."""
-        self._column(tolerance)
-
-    def _column(self, tolerance: float) -> int:
-        index = int(np.searchsorted(self.tolerances, tolerance, side="right")) - 1
-        if index < 0:
-            raise ValueError(f"tolerance is {tolerance:g}; this certificate answers from {self.tolerances[0]:g} on")
-        return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +88,6 @@ class GridCurves:
         """Return the largest distance of each field at any threshold of the grid up to `threshold`."""
         known = np.nan_to_num(self.distances_, nan=np.inf, posinf=np.inf)[:, self.grid <= threshold]
         return np.asarray(known.max(axis=1, initial=0.0), dtype=np.float64)
-
-    def check(self, tolerance: float) -> None:
-        """Accept any tolerance: the grid answers for all."""
 
 
 AnyCurves = Curves | GridCurves

@@ -83,6 +83,8 @@ def walk(
         active += [_Walker(place, *pixels, limits) for place, pixels in islice(waiting, batch - len(active))]
         if not active:
             return
+        if following == 0 and active[0].place == 0 and active[0].step == 0:
+            active[0].check_origin(distance)
         for _, walkers in groupby(active, key=lambda walker: walker.restored.shape):
             _step(list(walkers), distance)
         finished |= {walker.place: walker.distances for walker in active if walker.is_done}
@@ -94,7 +96,7 @@ def walk(
 
 def prefix_threshold(distances: NDArray[Any], grid: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Return, for each row of (fields, steps) distances, the largest threshold up to which all pass; 0 if none does."""
-    passing = np.logical_and.accumulate(distances <= tolerance, axis=1).sum(axis=1)  # NaN does not pass
+    passing = np.logical_and.accumulate(distances <= np.float64(tolerance), axis=1).sum(axis=1)  # NaN does not pass
     return np.asarray(np.append(0.0, grid)[passing])
 
 
@@ -137,6 +139,16 @@ class _Walker:
     def is_done(self) -> bool:
         """Whether no step is due."""
         return self.step == len(self.distances)
+
+    def check_origin(self, distance: Distance) -> None:
+        """Raise ValueError unless two images that are masked in full are at distance 0: there is no smaller mask."""
+        nothing = np.zeros((1, *self.u.shape), bool)
+        found = float(distance.between(nothing, self.restored[None], self.truth[None])[0])
+        if found != 0:
+            raise ValueError(
+                f"the distance {distance.name} of two images that are masked in full is {found:g}, not 0; no mask "
+                "could keep it small, so take another distance"
+            )
 
     def take(self, distance: float) -> None:
         """Note the distance that was due, and all that follow from it: equal masks have equal distances."""

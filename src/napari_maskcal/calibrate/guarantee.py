@@ -114,9 +114,15 @@ def minimal_n(confidence: float, guarantee: str = "marginal", delta: float | Non
         n = max(1, floor(1 / (1 - confidence)) - 2)
     else:
         n = max(1, floor(log(delta or 0.5) / log(confidence)) - 1)
-    while rank_of(n, confidence, guarantee, delta) == 0:
+    while not _has_rank(n, confidence, guarantee, delta):
         n += 1
     return n
+
+
+def _has_rank(n: int, confidence: float, guarantee: str, delta: float | None) -> bool:
+    if guarantee == "marginal":
+        return marginal_rank(n, confidence) > 0
+    return bool(is_rejected(np.array(0), n, confidence, delta or 0.0))
 
 
 def fixed_sequence_threshold(
@@ -152,7 +158,7 @@ def fixed_sequence_threshold(
     n = len(distances)
     if pac_rank(n, confidence, delta) == 0:
         raise too_few(n, minimal_n(confidence, "pac", delta), True, confidence)
-    failures = n - np.count_nonzero(distances <= tolerance, axis=0)
+    failures = n - np.count_nonzero(distances <= np.float64(tolerance), axis=0)
     rejected = np.logical_and.accumulate(is_rejected(failures, n, confidence, delta))
     return float(np.append(0.0, grid)[np.count_nonzero(rejected)])
 

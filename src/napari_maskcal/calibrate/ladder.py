@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Hundredths: steps of at most 2 %, and 1.0, 1.1, ..., 9.9 exactly as a user would type them.
+# Hundredths: steps of at most 2.5 %, and 1.0, 1.1, ..., 9.9 exactly as a user would type them.
 _MANTISSAS = (*range(100, 200, 2), *range(200, 500, 5), *range(500, 1000, 10))
 STEPS_PER_DECADE = len(_MANTISSAS)
 

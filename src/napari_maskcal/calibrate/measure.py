@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_maskcal.distance.base import Distance
 
 _RUNGS = 3 * STEPS_PER_DECADE  # kept of a field: from a thousandth of its distance up
+_LONGEST = 10 * STEPS_PER_DECADE
 _QUANTILES = 512
 
 
@@ -43,6 +44,8 @@ class CalibrationField:
         That range in raw intensities; 1 where it is not known.
     sha256
         Of the content it came from.
+    plane_shape
+        (Y, X) of the plane it was cut from; None: it is a whole plane.
     """
 
     name: str
@@ -53,6 +56,7 @@ class CalibrationField:
     span: float = 1.0
     source: str = ""
     sha256: str = ""
+    plane_shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +67,8 @@ class MeasuredField:
     ----------
     name, source, group, sha256, span
         As of the `CalibrationField`.
-    shape
-        (Y, X).
+    shape, plane_shape
+        (Y, X) of the field, and of the plane it was cut from.
     distance
         Of the whole restored image from the truth: nothing is masked.
     first
@@ -85,6 +89,7 @@ class MeasuredField:
     sha256: str
     span: float
     shape: tuple[int, int]
+    plane_shape: tuple[int, int]
     distance: float
     first: int
     curve: NDArray[np.float32]
@@ -101,7 +106,7 @@ class MeasuredField:
         """Return it in a form to be kept."""
         from safetensors.numpy import save
 
-        facts = {"sha256": self.sha256, "span": self.span, "shape": self.shape, "distance": self.distance,
+        facts = {"sha256": self.sha256, "span": self.span, "shape": self.shape, "plane_shape": self.plane_shape, "distance": self.distance,
                  "first": self.first, "reach": self.reach, "name": self.name, "source": self.source,
                  "group": self.group}  # fmt: skip
         return save({"curve": self.curve, "quantiles": self.quantiles}, metadata={"field": json.dumps(facts)})
@@ -114,7 +119,8 @@ class MeasuredField:
         arrays = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = json.loads(header["__metadata__"]["field"])
-        facts["shape"] = tuple(facts["shape"])
+        for name in ("shape", "plane_shape"):
+            facts[name] = tuple(facts[name])
         return cls(**facts, curve=arrays["curve"], quantiles=arrays["quantiles"])
 
 
@@ -158,13 +164,14 @@ def measure_fields(
 def together(fields: Sequence[MeasuredField]) -> AnyCurves:
     """Return the curves of all fields on one ladder of tolerances, or on the grid of thresholds.
 
-    The ladder ends where every field passes untouched, and reaches four decades down from there; below a field's own
-    curve its threshold counts as 0.
+    The ladder ends where every field passes untouched, and begins where the curve of the best field does, at most ten
+    decades lower; below a field's own curve its threshold counts as 0.
     """
     if len(fields[0].curve) == len(THRESHOLD_GRID):
         return GridCurves(THRESHOLD_GRID, np.stack([field.curve for field in fields]))
-    last = max(field.first for field in fields) + _RUNGS
-    first = last - _RUNGS - STEPS_PER_DECADE
+    begins = [field.first for field in fields if field.distance > 0] or [fields[0].first]
+    last = max(begins) + _RUNGS
+    first = max(min(begins), last - _LONGEST)
     thresholds = np.zeros((len(fields), last - first), np.float32)
     for row, field in zip(thresholds, fields, strict=True):
         start = field.first - first
@@ -196,9 +203,10 @@ def _noted(
 
 
 def _record(field: CalibrationField, whole: float, first: int, curve: NDArray[np.float32]) -> MeasuredField:
+    shape = (field.uncertainty.shape[0], field.uncertainty.shape[1])
     return MeasuredField(
         name=field.name, source=field.source, group=field.group, sha256=field.sha256, span=field.span,
-        shape=(field.uncertainty.shape[0], field.uncertainty.shape[1]), distance=whole, first=first, curve=curve,
+        shape=shape, plane_shape=field.plane_shape or shape, distance=whole, first=first, curve=curve,
         quantiles=_quantiles(field.uncertainty),
     )  # fmt: skip
 

@@ -86,14 +86,13 @@ class Promise:
         Raises
         ------
         ValueError
-            If there are too few groups, or the curves do not reach down to the tolerance.
+            If there are too few groups.
         """
         rows = curves.of_groups(owners, seed=self.seed if self.grouping == "one" else None)
         return self.threshold_of_rows(rows, len(set(owners)))
 
     def threshold_of_rows(self, rows: AnyCurves, n: int) -> float:
         """Do the same from curves that have one row for each of `n` groups."""
-        rows.check(self.tolerance)
         if self.guarantee == "expected":
             return risk_threshold(
                 rows.distances, rows.candidates(), n=n, tolerance=self.tolerance, bound=self.bound or 0.0

@@ -6,13 +6,10 @@ import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
-from napari_maskcal.calibrate.curves import GridCurves
 from napari_maskcal.calibrate.guarantee import rank_of
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
-
-_DIGITS = 3
 
 
 def promise_sentence(certificate: Certificate) -> str:
@@ -37,20 +34,33 @@ def promise_sentence(certificate: Certificate) -> str:
 def limits_sentence(certificate: Certificate) -> str:
     """Return what the promise does not say."""
     size, unit = _size(certificate), certificate.group_word
+    several = certificate.grouping == "one" and set(certificate.groups.values()) != {1}
+    at_once = f"for all fields of {_a(unit)} at once, " if several else ""
     parts = [
-        f"It is not a promise for {unit} of another kind, for each single pixel, for one given image, or for all "
-        f"blocks of {size} of a larger plane or a stack at once."
+        f"It is not a promise for {unit} of another kind, {at_once}for each single pixel, "
+        f"for one given image, or for all blocks of {size} of a larger plane or a stack at once."
     ]
+    if certificate.intensity == "share":
+        low, high = (
+            certificate.fingerprint.normalisation.low_percentile,
+            certificate.fingerprint.normalisation.high_percentile,
+        )
+        parts.append(
+            f"A plane's intensity range is that between the percentiles {low:g} and {high:g} of the degraded plane."
+        )
+    if certificate.plane_shape not in (None, certificate.field_shape):
+        planes = " × ".join(map(str, certificate.plane_shape or ()))
+        parts.append(f"The fields were cut from planes of {planes} pixels; smaller planes are not covered.")
     if certificate.guarantee == "expected":
         parts.append(
             f"The average is over calibrations too, so after this one it may be larger; and of a single one of the new "
             f"{unit} nothing is said."
         )
     if (interval := coverage_of_calibrations(certificate)) is not None:
-        low, high = percent_at_least(interval[0]), percent_at_most(interval[1])
-        kept = f"8 of 10 calibrations keep between {low} and {high}"
+        least, most = percent_at_least(interval[0]), percent_at_most(interval[1])
+        kept = f"8 of 10 calibrations keep between {least} and {most}"
         if not _all_different(certificate):
-            kept = f"9 of 10 calibrations keep at least {low}"
+            kept = f"9 of 10 calibrations keep at least {least}"
         parts.append(f"The share is an average over calibrations: with {len(certificate.groups)} {unit}, {kept}.")
     return " ".join(parts)
 
@@ -90,19 +100,11 @@ def percent_at_most(share: float) -> str:
 
 
 def _rounded(value: float, direction: str) -> str:
-    """Return a number with up to three digits, or more where it is a rounder one, or they would say 'all'."""
+    """Return a number with up to three digits, or five where they say it exactly."""
     exact = Decimal(f"{value:.9g}")  # 100 * 0.07 is 7.000000000000001
-    digits = _DIGITS
-    if exact == Decimal(f"{value:.5g}"):
-        digits = 5
-    while digits < 9 and (rounded := _to_digits(exact, digits, direction)) == 100 != exact:
-        digits += 1
-    rounded = _to_digits(exact, digits, direction).normalize()
+    digits = 5 if exact == Decimal(f"{value:.5g}") else 3
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() + 1 - digits), rounding=direction).normalize()
     return f"{rounded:f}" if -5 < rounded.adjusted() < 9 else f"{rounded:e}"
-
-
-def _to_digits(value: Decimal, digits: int, direction: str) -> Decimal:
-    return value.quantize(Decimal(1).scaleb(value.adjusted() + 1 - digits), rounding=direction) if value else value
 
 
 def _where(certificate: Certificate) -> str:
@@ -111,7 +113,7 @@ def _where(certificate: Certificate) -> str:
         return "after each pixel of both images is multiplied by its trust"
     if certificate.distance.startswith("linf"):
         return "outside the marked regions"
-    if re.fullmatch(r"l[\d.]+", certificate.distance):
+    if _is_exact(certificate):
         return "outside the marked regions (whose pixels count as 0)"
     return "outside the marked regions (set to 0 in both images)"
 
@@ -133,6 +135,10 @@ def _fields(certificate: Certificate) -> str:
     return f"all fields of {_size(certificate)}, as many as these have, drawn at random"
 
 
+def _a(unit: str) -> str:
+    return {"specimens": "a specimen", "images": "an image"}[unit]
+
+
 def _one_field(certificate: Certificate) -> bool:
     return set(certificate.groups.values()) == {1} or certificate.grouping == "one"
 
@@ -143,4 +149,9 @@ def _size(certificate: Certificate) -> str:
 
 def _all_different(certificate: Certificate) -> bool:
     """Whether the thresholds of the groups around the chosen one can be taken to be all different."""
-    return 0 < certificate.threshold < float("inf") and not isinstance(certificate.curves, GridCurves)
+    return 0 < certificate.threshold < float("inf") and _is_exact(certificate)
+
+
+def _is_exact(certificate: Certificate) -> bool:
+    """Whether it is L1, L2, ... or L-infinity; by name, since another package's distance may not be at hand."""
+    return re.fullmatch(r"l[\d.]+|linf.*", certificate.distance) is not None

@@ -102,3 +102,8 @@ def each_field(
     return np.array([
         distance(own, distance.error(a, b, shape)) for own, a, b in zip(trust, restored, truth, strict=True)
     ])  # fmt: skip
+
+
+def shortest(value: float) -> str:
+    """Return a number as a user would write it, with all the digits that make it that number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from napari_maskcal.distance.base import each_field
+from napari_maskcal.distance.base import each_field, shortest
 from napari_maskcal.distance.lp import error_magnitude
 
 if TYPE_CHECKING:
@@ -28,12 +28,17 @@ class LInfinity:
         Standard deviation of the Gaussian, in pixels of the restored grid; 0 for none.
     """
 
-    name: str = "linf"
     blur_px: float = 0.0
-    monotone: bool = True
-    differentiable: bool = False
-    in_intensity_units: bool = True
-    identity: str = ""
+
+    monotone: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = False
+    in_intensity_units: ClassVar[bool] = True
+    identity: ClassVar[str] = ""
+
+    @property
+    def name(self) -> str:
+        """``"linf"``, or with its blur ``"linf-blur2"``."""
+        return f"linf-blur{shortest(self.blur_px)}" if self.blur_px else "linf"
 
     def error(self, restored: NDArray[Any], truth: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Return the error of each pixel after the blur; over channels, their norm."""
@@ -58,5 +63,5 @@ class LInfinity:
     def sentence_name(self) -> str:
         """What the promise calls it."""
         if self.blur_px:
-            return f"largest error of any pixel after a blur of {self.blur_px:g} pixels"
+            return f"largest error of any pixel after a blur of {shortest(self.blur_px)} pixels"
         return "largest error of any pixel"

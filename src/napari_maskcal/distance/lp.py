@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from napari_maskcal.distance.base import each_field
+from napari_maskcal.distance.base import each_field, shortest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +42,16 @@ class Lp:
     """
 
     p: float
-    name: str
-    monotone: bool = True
-    differentiable: bool = True
-    in_intensity_units: bool = True
-    identity: str = ""
+
+    monotone: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+    in_intensity_units: ClassVar[bool] = True
+    identity: ClassVar[str] = ""
+
+    @property
+    def name(self) -> str:
+        """``"l1"``, ``"l1.5"``; different for any two p, however close."""
+        return f"l{shortest(self.p)}"
 
     def error(self, restored: NDArray[Any], truth: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Return |restored - truth| of each pixel; over channels, their norm."""
@@ -72,4 +77,4 @@ class Lp:
     def sentence_name(self) -> str:
         """What the promise calls it."""
         known = {1.0: "mean absolute error", 2.0: "root-mean-square error"}
-        return known.get(self.p, f"L{self.p:g} error")
+        return known.get(self.p, f"L{shortest(self.p)} error")

@@ -11,7 +11,7 @@ from napari_maskcal.distance.lp import Lp
 from napari_maskcal.distance.lpips_ import Lpips
 from napari_maskcal.distance.ssim import Ssim
 
-__all__ = ["Distance", "PixelDistance", "built_in", "known_distances", "parse_distance"]
+__all__ = ["Distance", "PixelDistance", "built_in", "is_built_in", "known_distances", "parse_distance"]
 
 _BUILT_IN = {
     "l1": "mean absolute error",
@@ -59,10 +59,15 @@ def built_in(name: str) -> Distance | None:
     if match := re.fullmatch(r"lpips(?:-(alex|vgg))?(?::(.+))?", name, re.IGNORECASE):
         return Lpips(network=(match[1] or "alex").lower(), weights=Path(match[2]) if match[2] else None)
     if (match := re.fullmatch(r"linf-blur(\d+(?:\.\d+)?)", lowered)) and 0 < float(match[1]) <= 100:
-        return LInfinity(f"linf-blur{float(match[1]):g}", float(match[1]))
+        return LInfinity(float(match[1]))
     if (match := re.fullmatch(r"l(\d+(?:\.\d+)?)", lowered)) and 1 <= float(match[1]) <= 64:
-        return Lp(float(match[1]), f"l{float(match[1]):g}")
+        return Lp(float(match[1]))
     return None
+
+
+def is_built_in(distance: Distance) -> bool:
+    """Whether a distance is one of this package's, whose name and identity decide its value."""
+    return isinstance(distance, Lp | LInfinity | Ssim | Lpips)
 
 
 def known_distances() -> dict[str, str]:

@@ -15,7 +15,22 @@ if TYPE_CHECKING:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, then move it there: a reader never sees half a file."""
+    """Write `content` beside `path`, then move it there: a reader never sees half a file.
+
+    Raises
+    ------
+    ValueError
+        If the place is not there or cannot be written; what was there stays.
+    """
+    try:
+        _write_atomically(path, content)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or choose another place"
+        ) from error
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -123,6 +123,9 @@ class Cache:
                 return
 
     def _give_up(self, error: Exception) -> None:
+        """Work without the file from now on; where another process only holds it, without it this once."""
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return
         self.fault = f"results are not kept: {self.path} cannot be used ({error}); delete it, or set MASKCAL_CACHE_DIR"
         self._disconnect()
 

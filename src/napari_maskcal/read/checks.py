@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from napari_maskcal.read.parts import Part, Triplet
 
 _LEAVE_OUT = "leave the field out"
+_LARGEST_FLOAT32 = 3.4e38
+_LARGEST_RATIO = 30.0  # of intensity ranges: noise widens a range several times, another unit hundreds of times
 
 
 def own_faults(
@@ -27,7 +29,7 @@ def own_faults(
     """Return what is wrong with a field taken by itself."""
     parts = triplet.parts()
     faults = [fault for name, fact in facts.items() for fault in _values(name, parts[name], fact)]
-    faults += _shapes(triplet, scale_factor) + _identical(triplet, facts)
+    faults += _shapes(triplet, scale_factor) + _identical(triplet, facts) + _unequal_units(triplet, facts)
     if needs_restored and triplet.restored is None:
         told = "has no restored image"
         faults.append(Fault(file=triplet.degraded.describe(), fault=told, remedy="add it, or choose a restorer"))
@@ -47,6 +49,12 @@ def _values(name: str, part: Part, facts: Facts) -> list[Fault]:
     if name == "uncertainty" and facts.minimum <= 0:
         told = f"has values that are not above 0, the smallest is {facts.minimum:g}"
         return [Fault(file=part.describe(), fault=told, remedy="add a small number to all maps")]
+    if name == "uncertainty" and facts.maximum > _LARGEST_FLOAT32:
+        told = f"has values too large for float32, the largest is {facts.maximum:g}"
+        return [Fault(file=part.describe(), fault=told, remedy="scale all maps down")]
+    if name == "degraded" and facts.low == facts.high and not facts.constant:
+        told = f"has nothing to restore: its percentiles 1 and 99.8 are both {facts.low:g}"
+        return [Fault(file=part.describe(), fault=told, remedy=_LEAVE_OUT)]
     if name != "uncertainty" and facts.constant:
         told = f"is constant: every pixel is {facts.minimum:g}"
         return [Fault(file=part.describe(), fault=told, remedy=_LEAVE_OUT)]
@@ -80,6 +88,21 @@ def _identical(triplet: Triplet, facts: Mapping[str, Facts]) -> list[Fault]:
         if name in ("degraded", "restored") and truth and name in facts and facts[name].sha256 == truth.sha256
         if not truth.constant
     ]
+
+
+def _unequal_units(triplet: Triplet, facts: Mapping[str, Facts]) -> list[Fault]:
+    """Find images whose intensities cannot be those of the degraded one: shares of its range would mean nothing."""
+    faults = []
+    degraded = facts.get("degraded")
+    for name in ("truth", "restored"):
+        other, part = facts.get(name), triplet.parts().get(name)
+        if degraded is None or other is None or part is None:
+            continue
+        here, there = degraded.high - degraded.low, other.high - other.low
+        if min(here, there) > 0 and max(here, there) > _LARGEST_RATIO * min(here, there):
+            told = f"has intensities over a range of {there:.3g}, but {triplet.degraded.describe()} of {here:.3g}"
+            faults.append(Fault(file=part.describe(), fault=told, remedy="bring both to one intensity unit"))
+    return faults
 
 
 class Duplicates:

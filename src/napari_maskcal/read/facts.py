@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_maskcal.read.percentiles import percentiles
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,6 +25,8 @@ class Facts:
         `content_hash` of the plane.
     minimum, maximum
         Of the pixels; NaN where not all are finite.
+    low, high
+        The percentiles between which intensities are normalised; NaN likewise.
     nonfinite
         Number of NaN and infinite pixels.
     first
@@ -32,6 +36,8 @@ class Facts:
     sha256: str
     minimum: float
     maximum: float
+    low: float
+    high: float
     nonfinite: int = 0
     first: tuple[int, int] | None = None
 
@@ -46,20 +52,22 @@ def measure(plane: NDArray[Any]) -> Facts:
     sha256 = content_hash(plane)
     minimum, maximum = float(plane.min()), float(plane.max())
     if np.isfinite(minimum) and np.isfinite(maximum):
-        return Facts(sha256=sha256, minimum=minimum, maximum=maximum)
+        low, high = percentiles(plane)
+        return Facts(sha256=sha256, minimum=minimum, maximum=maximum, low=low, high=high)
     wrong = ~np.isfinite(plane)
     y, x = np.unravel_index(int(wrong.argmax()), plane.shape)
     nan = float("nan")
     return Facts(
-        sha256=sha256, minimum=nan, maximum=nan, nonfinite=int(np.count_nonzero(wrong)), first=(int(y), int(x))
-    )
+        sha256=sha256, minimum=nan, maximum=nan, low=nan, high=nan, nonfinite=int(np.count_nonzero(wrong)),
+        first=(int(y), int(x)),
+    )  # fmt: skip
 
 
 def content_hash(plane: NDArray[Any]) -> str:
-    """Return the SHA-256 of dtype, shape and pixels, the same on every computer."""
-    little = np.ascontiguousarray(plane, plane.dtype.newbyteorder("<"))
-    digest = hashlib.sha256(f"{little.dtype.str} {little.shape} ".encode())
-    digest.update(little.reshape(-1).view(np.uint8).data)
+    """Return the SHA-256 of shape and values, the same on every computer, and for a copy in another dtype."""
+    values = np.ascontiguousarray(plane, "<f8") + 0.0  # holds every value that images may have; -0 becomes 0
+    digest = hashlib.sha256(f"{values.shape} ".encode())
+    digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -41,7 +41,7 @@ def _triplet(
     """Return the triplet at `place`, unless its group cannot be told."""
     words = [f"{axis}={i}" for axis, i in place.items()]
     plane = f"plane {' '.join(words)}" if words else ""
-    group = source.group_of(plane, words[0] if words else "")
+    group = source.group_of(plane)
     if group is None:
         return None
     parts = {

@@ -54,10 +54,10 @@ class Source:
     place: str = ""
     single: bool = False
 
-    def group_of(self, planes: str, field: str) -> str | None:
-        """Return the specimen of the plane called `planes`, which is in `field`; None where it cannot be told."""
+    def group_of(self, planes: str) -> str | None:
+        """Return the specimen of the plane called `planes`; None where it cannot be told."""
         if self.pattern is None:
-            return self.group or (f"{self.name} {field}" if self.single and field else self.name)
+            return self.group or self.name
         found = self.pattern.search(f"{self.place}, {planes}" if self.single and planes else self.place)
         return (found[1] if found.re.groups else found[0]) or None if found else None
 

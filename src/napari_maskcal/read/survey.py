@@ -155,7 +155,7 @@ def _too_few(surveyed: Sequence[Surveyed], minimal_groups: int) -> list[Fault]:
         told, remedy = "are none", "give files whose names are in all folders"
     elif len(groups) == 1 and len(surveyed) > 1 and minimal_groups > 1:
         told = f"are {len(surveyed)} of one group, {next(iter(groups))!r}, and {minimal_groups} groups are needed"
-        remedy = "add fields of other specimens, or name the groups otherwise"
+        remedy = "add fields of other specimens, or say how names tell specimens apart (T=\\d+: each plane is one)"
     elif len(groups) < minimal_groups:
         told = f"are of {_groups(groups)}, and {minimal_groups} are needed"
         remedy = "add fields of other specimens, or ask for less confidence"

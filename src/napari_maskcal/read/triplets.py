@@ -35,7 +35,7 @@ def read_triplets(
     axes: str | None = None,
     cache: Cache | None = None,
 ) -> Triplets:
-    """Return the triplets in folders whose files have the same names.
+    r"""Return the triplets in folders whose files have the same names.
 
     Each place is a folder, with the folders in it; a pattern such as ``"cells/*_input.tif"``; or one file, whose
     planes are fields. Names may differ in words that all files of one place have, such as ``_input`` and ``_truth``.
@@ -47,7 +47,8 @@ def read_triplets(
     group
         Regular expression, searched for in the degraded file's path below its folder (in ``"a.tif, plane T=3"`` where a
         single file is given). What its first bracket finds, or else all that it finds, names the specimen. None: all
-        planes of one file are one group, and the fields of a single file are a group each.
+        planes of one file are one group, for slices and times of one specimen are alike. Where the planes of a single
+        file are specimens of their own, say so: ``"T=\d+"``.
     axes
         One letter an axis, for files that do not say it.
     cache
@@ -150,7 +151,7 @@ def _count(images: Mapping[str, Image]) -> int:
 def _checked(given: Sequence[str] | None, count: int, what: str) -> tuple[str, ...]:
     if given is not None and len(given) != count:
         raise ValueError(f"{len(given)} {what} are given for {count} fields; give one for each")
-    return tuple(map(str, given or ()))
+    return tuple(map(str, given)) if given is not None else ()
 
 
 def _triplets(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,8 @@ class Normalisation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low_percentile: float = Field(default=1.0, ge=0, lt=100)
-    high_percentile: float = Field(default=99.8, gt=0, le=100)
+    low_percentile: float = Field(default=LOW, ge=0, lt=100)
+    high_percentile: float = Field(default=HIGH, gt=0, le=100)
 
     def measure(self, plane: NDArray[Any], *, where: str = "the plane") -> tuple[float, float]:
         """Return the plane's (offset, range) in its own intensity units; `where` names it in the error.
@@ -33,10 +34,7 @@ class Normalisation(BaseModel):
         ValueError
             If both percentiles have the same value: nothing in the plane to restore.
         """
-        last = plane.size - 1
-        ranks = [round(last * share / 100) for share in (self.low_percentile, self.high_percentile)]
-        ordered = np.partition(plane, ranks, axis=None)
-        low, high = (float(ordered[rank]) for rank in ranks)
+        low, high = percentiles(plane, self.low_percentile, self.high_percentile)
         if not high > low:
             raise ValueError(
                 f"{where} is constant: its percentiles {self.low_percentile:g} and {self.high_percentile:g} "

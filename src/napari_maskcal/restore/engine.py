@@ -324,4 +324,6 @@ def _close(plane: _OpenPlane, plan: Plan, pair: Pair, *, where: str) -> PlaneDon
             raise ValueError(
                 f"{where}: the {what} has {count} values that are NaN or infinite; clip the extreme pixels of the image"
             )
-    return PlaneDone(index=plane.index, restored=restored, uncertainty=uncertainty)
+    return PlaneDone(
+        index=plane.index, restored=restored, uncertainty=uncertainty, offset=plane.offset, span=plane.span
+    )  # fmt: skip

@@ -35,11 +35,16 @@ class TileDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaneDone:
-    """A plane is whole: restored in the image's intensity units, uncertainty above 0, both float32."""
+    """A plane is whole: restored in the image's intensity units, uncertainty above 0, both float32.
+
+    `offset` and `span` are what the plane's intensities were normalised with.
+    """
 
     index: tuple[int, ...]
     restored: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
+    offset: float = 0.0
+    span: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

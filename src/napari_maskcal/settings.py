@@ -44,7 +44,16 @@ class Parameter:
 
 RESTORER = Parameter(
     name="restorer", kind=str, default="demo",
-    help="Restoration network: a .safetensors file written by napari-maskcal, or 'demo' for the bundled one.",
+    help="Restoration network: a .safetensors file written by napari-maskcal, 'demo' for the bundled one, or 'given' "
+    "for images that another tool has restored.",
+)  # fmt: skip
+RESTORED = Parameter(
+    name="restored", kind=str, default=None,
+    help="Image that another tool restored, in the intensities of the input; for the restorer 'given'.",
+)  # fmt: skip
+UNCERTAINTY = Parameter(
+    name="uncertainty", kind=str, default=None,
+    help="Uncertainty map, above 0 and larger where less sure; for mask models whose map is given with the image.",
 )  # fmt: skip
 MASK_MODEL = Parameter(
     name="mask_model", kind=str, default="demo",
@@ -73,6 +82,95 @@ CHANNEL = Parameter(
 REGION = Parameter(
     name="region", kind=str, default="all planes", choices=("current plane", "all planes"),
     help="Restore the plane you are looking at, or every plane of the stack.",
+)  # fmt: skip
+
+
+# ---- calibration
+
+DEGRADED_FOLDER = Parameter(
+    name="degraded", kind=str, default=None,
+    help="Folder, pattern or stack of degraded images, as the microscope gave them.",
+)  # fmt: skip
+TRUTH_FOLDER = Parameter(
+    name="truth", kind=str, default=None,
+    help="Folder, pattern or stack of clean images of the same fields, with the same file names.",
+)  # fmt: skip
+RESTORED_FOLDER = Parameter(
+    name="restored", kind=str, default=None,
+    help="Folder, pattern or stack of images that another tool restored, in the intensities of the degraded ones; for "
+    "the restorer 'given'.",
+)  # fmt: skip
+UNCERTAINTY_FOLDER = Parameter(
+    name="uncertainty", kind=str, default=None,
+    help="Folder, pattern or stack of uncertainty maps, above 0 and larger where less sure; for the mask model "
+    "'given'.",
+)  # fmt: skip
+MANIFEST = Parameter(
+    name="manifest", kind=str, default=None,
+    help="CSV or TSV table with the columns degraded, truth and, if you like, restored, uncertainty and group.",
+)  # fmt: skip
+GROUP = Parameter(
+    name="group", kind=str, default=None,
+    help="Regular expression that finds the specimen in the file name, such as (specimen\\d+); without it each file is "
+    "a specimen of its own.",
+)  # fmt: skip
+CALIBRATION_MASK_MODEL = Parameter(
+    name="mask_model", kind=str, default="residual",
+    help="What says where the restored image is uncertain: a .maskcal bundle, 'demo', 'residual' or 'residual:5' "
+    "(smoothed difference of restored and degraded, no training), 'augmentation', 'ensemble:FILE,FILE', "
+    "'interval:LOWER,UPPER', or 'given' for maps of another tool.",
+)  # fmt: skip
+DISTANCE = Parameter(
+    name="distance", kind=str, default="l1",
+    help="How error is measured: l1 (mean absolute error), l2 (root mean square error), lP such as l3, linf (largest "
+    "error), linf-blur2, lpips or ssim.",
+)  # fmt: skip
+INTENSITY = Parameter(
+    name="intensity", kind=str, default="share", choices=("share", "raw"),
+    help="Unit of errors: share of the degraded plane's intensity range, or the raw intensities of the images.",
+)  # fmt: skip
+CALIBRATION_TOLERANCE = Parameter(
+    name="tolerance", kind=float, default=None, minimum=0.0, step=0.005,
+    help="Largest error you accept outside the marked regions, in the unit of errors; fix it before you look at the "
+    "fields.",
+)  # fmt: skip
+CALIBRATION_CONFIDENCE = Parameter(
+    name="confidence", kind=float, default=0.9, minimum=0.0, maximum=1.0, step=0.01,
+    help="Share of new specimens or fields for which the promise has to hold.",
+)  # fmt: skip
+GUARANTEE = Parameter(
+    name="guarantee", kind=str, default="marginal", choices=("marginal", "pac", "expected"),
+    help="marginal: a new specimen is within tolerance with the confidence, averaged over calibrations; pac: this very "
+    "calibration keeps the confidence, but for the risk delta; expected: the mean error is within tolerance.",
+)  # fmt: skip
+DELTA = Parameter(
+    name="delta", kind=float, default=None, minimum=0.0, maximum=1.0, step=0.01,
+    help="For the guarantee pac: the risk that this calibration does not keep its confidence, such as 0.1.",
+)  # fmt: skip
+BOUND = Parameter(
+    name="bound", kind=float, default=None, minimum=0.0, step=0.05,
+    help="For the guarantee expected: the largest error that one specimen can count for, at least the tolerance.",
+)  # fmt: skip
+GROUPING = Parameter(
+    name="grouping", kind=str, default="worst", choices=("worst", "one"),
+    help="Several fields of one specimen: all of them count ('worst', the promise is for every field of a new "
+    "specimen), or one that is drawn.",
+)  # fmt: skip
+SEED = Parameter(
+    name="seed", kind=int, default=0, minimum=0, step=1,
+    help="For the grouping 'one': which draw.",
+)  # fmt: skip
+MASK = Parameter(
+    name="mask", kind=str, default="binary", choices=("binary", "soft"),
+    help="binary: a pixel is believed or not, as the overlay draws it; soft: believed in part, which marks more.",
+)  # fmt: skip
+FIELD_PX = Parameter(
+    name="field_px", kind=int, default=None, minimum=0, step=32,
+    help="Cut each plane into square fields of this many pixels; without it a whole plane is one field.",
+)  # fmt: skip
+NOTE = Parameter(
+    name="note", kind=str, default="",
+    help="Where the calibration fields come from; it stands in the certificate.",
 )  # fmt: skip
 
 

@@ -1,0 +1,228 @@
+"""A certificate held against fields that it has not seen: survey -> restore -> mask -> compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, tee
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_maskcal.calibrate.certificate import Fingerprint
+from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold
+from napari_maskcal.calibrate.measure import measure_fields
+from napari_maskcal.calibrate.threshold import image_threshold, is_exact, trust_mask
+from napari_maskcal.calibration import Plan, fields_of
+from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
+from napari_maskcal.read.faults import Fault, FaultyTriplets
+from napari_maskcal.read.survey import all_faults, survey
+from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
+from napari_maskcal.review.held_out import Evaluation, HeldOutField
+from napari_maskcal.settings import DEVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField
+    from napari_maskcal.distance.base import Distance
+    from napari_maskcal.models import MaskModel, Restorer
+    from napari_maskcal.read.cache import Cache
+    from napari_maskcal.read.parts import Triplets
+    from napari_maskcal.read.survey import Surveyed
+    from napari_maskcal.restore.events import Event, Warned
+
+    OnEvent = Callable[[Event], None]
+
+_LEAVE_OUT = "evaluate on fields of other specimens"
+
+
+def evaluate(
+    triplets: Triplets,
+    mask_model: MaskModel,
+    restorer: Restorer | None = None,
+    certificate: Certificate | None = None,
+    *,
+    device: str = DEVICE.default,
+    cache: Cache | None = None,
+    on_event: OnEvent | None = None,
+    cancel: CancelToken | None = None,
+) -> Evaluation:
+    """Return how a certificate's promise did on triplets that neither calibration nor training used.
+
+    Parameters
+    ----------
+    triplets
+        From `read_triplets`, `read_manifest` or `triplets_from_arrays`. Planes that are larger than the certificate's
+        fields are cut into such fields, if these are square.
+    mask_model, restorer
+        What was calibrated; None: the triplets bring their restored images.
+    certificate
+        By default the mask model's own; ``certificate.at(...)`` for an exploration.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+    cache
+        Where the hashes of files are kept.
+    on_event, cancel
+        For progress, and to stop from another thread.
+
+    Raises
+    ------
+    FaultyTriplets
+        If some fields cannot be used, or the certificate was calibrated or a network trained on them; it lists all.
+    ValueError
+        If the certificate does not hold for these networks, or the fields are not of the calibrated size.
+    InterruptedError
+        If it was cancelled.
+    """
+    restorer = matched(restorer or GIVEN_RESTORER, mask_model)
+    on_event, cancel = on_event or _ignore, cancel or CancelToken()
+    promise = _valid_certificate(restorer, mask_model, certificate)
+    distance = parse_distance(promise.distance)
+    plan = Plan(
+        triplets=triplets, restorer=restorer, mask_model=mask_model, distance=distance, mask=promise.mask,
+        intensity="raw" if promise.intensity == "raw" else "share", stop_above=promise.tolerance,
+    )  # fmt: skip
+    surveyed = _survey(plan, promise, cache, on_event, cancel)
+    plan = replace(plan, field_px=_field_px(promise, triplets, restorer.card.scale_factor))
+    warned: list[Warned] = []
+    planes = fields_of(plan, surveyed, device=device, cancel=cancel, warned=warned)
+    fields = tuple(_compared(_one_by_one(planes, len(surveyed), on_event), promise, distance))
+    if cancel.cancelled:
+        raise InterruptedError("the evaluation was stopped; nothing was written")
+    for warning in warned:
+        on_event(warning)
+    return Evaluation(
+        certificate=promise, fields=fields, grouped=triplets.grouped, restorer=restorer.card.name,
+        mask_model=mask_model.card.name,
+        warnings=(*_same_names(promise, surveyed), *(warning.message for warning in warned)),
+    )  # fmt: skip
+
+
+def _ignore(event: Event) -> None:
+    pass
+
+
+def _valid_certificate(restorer: Restorer, mask_model: MaskModel, certificate: Certificate | None) -> Certificate:
+    """Return the promise that holds for this pair of networks, with this distance."""
+    promise = certificate or mask_model.certificate
+    if promise is None:
+        raise ValueError(f"{mask_model.card.name} has no certificate; calibrate it before it is evaluated")
+    promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
+    check_pair(restorer, mask_model)
+    if (found := parse_distance(promise.distance).identity) != promise.distance_identity:
+        raise ValueError(
+            f"the distance {promise.distance} is another here, {found or 'without version'}, than the calibrated one, "
+            f"{promise.distance_identity or 'without version'}; install that one, or calibrate again"
+        )
+    return promise
+
+
+def _field_px(certificate: Certificate, triplets: Triplets, factor: int) -> int | None:
+    """Return how planes have to be cut into fields of the calibrated size; None if they are of that size."""
+    plane = triplets[0].degraded
+    height, width = (factor * n for n in plane.shape)
+    certificate.check_plane((height, width), name=plane.describe())
+    if (height, width) == certificate.field_shape:
+        return None
+    if certificate.field_shape[0] != certificate.field_shape[1]:
+        large, field = (" × ".join(map(str, size)) for size in ((height, width), certificate.field_shape))
+        raise ValueError(
+            f"{plane.describe()} has {large} pixels, larger than the calibrated fields of {field}; cut the images to "
+            "that size, since only square fields are cut here"
+        )
+    return certificate.field_shape[0]
+
+
+def _survey(
+    plan: Plan, certificate: Certificate, cache: Cache | None, on_event: OnEvent, cancel: CancelToken
+) -> list[Surveyed]:
+    """Look at all files before any work starts."""
+    surveyed = []
+    for item in survey(
+        plan.triplets, cache=cache, scale_factor=plan.restorer.card.scale_factor,
+        needs_restored=plan.restorer.network is None, foreign_to=plan.cards_hashes, cancel=cancel,
+    ):  # fmt: skip
+        surveyed.append(item)
+        on_event(FieldSurveyed(done=len(surveyed), total=len(plan.triplets)))
+    if cancel.cancelled:
+        raise InterruptedError("the evaluation was stopped; nothing was written")
+    seen = [fault for item in surveyed for fault in _seen_before(plan, certificate, item)]
+    if faults := (*all_faults(plan.triplets, surveyed), *seen):
+        raise FaultyTriplets(faults)
+    return surveyed
+
+
+def _seen_before(plan: Plan, certificate: Certificate, item: Surveyed) -> Iterator[Fault]:
+    """Yield why a field is not held out: calibration used it or its specimen, or a network was trained on that."""
+    file, group = item.triplet.degraded.describe(), item.triplet.group
+    known = {name.casefold() for name in certificate.groups}
+    calibrated = {record.sha256: record.name for record in certificate.fields if record.sha256}
+    if found := next((calibrated[sha256] for sha256 in _content(item) if sha256 in calibrated), None):
+        yield Fault(file=file, fault=f"was used to calibrate, as {found}", remedy=_LEAVE_OUT)
+    elif group.casefold() in known and _names_tell(plan.triplets, certificate):
+        yield Fault(file=file, fault=f"is of {group}, which was used to calibrate", remedy=_LEAVE_OUT)
+    for card in (plan.restorer.card, plan.mask_model.card):
+        if group.casefold() in {name.casefold() for name in card.trained_on}:
+            yield Fault(file=file, fault=f"is of {group}, which {card.name} was trained on", remedy=_LEAVE_OUT)
+
+
+def _content(item: Surveyed) -> Iterator[str]:
+    """Yield the hash of a field's content, with and without the parts that a calibration may not have had."""
+    more = [name for name in item.hashes if name not in ("degraded", "truth")]
+    for count in range(len(more) + 1):
+        for left_out in combinations(more, count):
+            yield replace(
+                item, facts={name: facts for name, facts in item.facts.items() if name not in left_out}
+            ).sha256
+
+
+def _names_tell(triplets: Triplets, certificate: Certificate) -> bool:
+    """Whether equal groups are one specimen. Names of files may be the same in any two folders: content tells."""
+    by_content = all(record.sha256 for record in certificate.fields)
+    return (certificate.grouped and triplets.grouped) or not by_content
+
+
+def _same_names(certificate: Certificate, surveyed: Sequence[Surveyed]) -> list[str]:
+    shared = sorted({item.triplet.group for item in surveyed} & set(certificate.groups))
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} images, the first {shared[0]}, have the name of a calibrated one and other content: make sure "
+        "that they are of other specimens."
+    ]
+
+
+def _one_by_one(planes: Iterable[list[CalibrationField]], total: int, on_event: OnEvent) -> Iterator[CalibrationField]:
+    for done, fields in enumerate(planes, start=1):
+        yield from fields
+        on_event(FieldMeasured(done=done, total=total, fields=()))
+
+
+def _compared(
+    fields: Iterable[CalibrationField], certificate: Certificate, distance: Distance
+) -> Iterator[HeldOutField]:
+    """Yield the numbers of each field; no more than a few are in memory at once."""
+    ours, theirs = tee(fields)
+    measured = measure_fields(theirs, distance, mask=certificate.mask, stop_above=certificate.tolerance)
+    for field, found in zip(ours, measured, strict=True):
+        yield _against(certificate, distance, field, found)
+
+
+def _against(
+    certificate: Certificate, distance: Distance, field: CalibrationField, measured: MeasuredField
+) -> HeldOutField:
+    """Compare one field with its truth, outside what the certificate's threshold marks."""
+    u, restored, truth = field.uncertainty, field.restored, field.truth
+    trust = trust_mask(u, certificate.threshold, certificate.mask)
+    outside = float(distance.between(trust[None], restored[None], truth[None])[0])
+    if is_exact(distance):
+        own = image_threshold(u, restored, truth, distance, certificate.tolerance, certificate.mask)
+    else:
+        own = float(prefix_threshold(measured.curve[None], THRESHOLD_GRID, certificate.tolerance)[0])
+    return HeldOutField(
+        name=field.name, group=field.group, sha256=field.sha256, span=field.span, distance=measured.distance,
+        trusted_distance=outside, kept=outside <= certificate.tolerance, threshold=own,
+        masked_share=float(1 - trust.mean(dtype=np.float64)), measured=measured,
+    )  # fmt: skip

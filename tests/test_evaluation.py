@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy.stats import betabinom, binom, spearmanr, t
+
+from napari_maskcal.calibration import calibrate
+from napari_maskcal.evaluation import evaluate
+from napari_maskcal.mask.untrained import given_mask
+from napari_maskcal.read.faults import FaultyTriplets
+from napari_maskcal.read.triplets import triplets_from_arrays
+from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
+from napari_maskcal.review.evaluation_words import conclusion, notes
+from napari_maskcal.review.held_out import chance_of_as_few, kept_over_confidence, masked_over_tolerance
+
+if TYPE_CHECKING:
+    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.read.parts import Triplets
+    from napari_maskcal.review.held_out import Evaluation
+
+SIZE = 8
+MASK = given_mask("a ramp")
+# 64 pixels, uncertainties 1, 2, ..., 64: a threshold of t trusts t of them.
+RAMP = np.arange(1, SIZE * SIZE + 1, dtype=np.float32).reshape(SIZE, SIZE)
+
+
+def fields(errors: list[Any], *, seed: int, groups: list[str] | None = None, maps: Any = None) -> Triplets:
+    """Fields in raw intensities whose restored image is off by `errors`, under one ramp of uncertainty each."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(100, 200, (len(errors), SIZE, SIZE)).astype(np.float64)
+    restored = truth + np.array([np.broadcast_to(error, (SIZE, SIZE)) for error in errors])
+    ramps = np.broadcast_to(RAMP, truth.shape) if maps is None else maps
+    degraded = rng.integers(0, 1000, truth.shape).astype(np.uint16)
+    names = [f"{'held out' if seed else 'seen'} {i}" for i in range(len(errors))]
+    return triplets_from_arrays(degraded, truth, restored=restored, uncertainty=ramps, groups=groups, names=names)
+
+
+def certificate(**options: Any) -> Certificate:
+    """Ten fields with errors 1, 2, ..., 10 everywhere: at tolerance 2 they may trust 64 * 2 / error pixels."""
+    asked = {"tolerance": 2.0, "confidence": 0.9, "intensity": "raw", "device": "cpu"} | options
+    return calibrate(fields(list(range(1, 11)), seed=0), MASK, **asked)
+
+
+def held_out(promise: Certificate, triplets: Triplets, **options: Any) -> Evaluation:
+    return evaluate(triplets, MASK, certificate=promise, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def promise() -> Certificate:
+    return certificate()
+
+
+def test_the_numbers_of_a_field_are_those_computed_by_hand(promise):
+    # The worst calibration field has error 10 everywhere, so 12 of its 64 pixels may be trusted: 10 * 12 / 64 < 2.
+    assert 12 <= promise.threshold < 13
+    steep = np.where(RAMP <= 6, 20.0, 1.0)
+    found = held_out(promise, fields([4.0, steep, 0.5], seed=1)).fields
+    assert [one.distance for one in found] == pytest.approx([4, (6 * 20 + 58) / 64, 0.5])
+    assert [one.trusted_distance for one in found] == pytest.approx([4 * 12 / 64, (6 * 20 + 6) / 64, 0.5 * 12 / 64])
+    assert [one.masked_share for one in found] == [52 / 64] * 3
+    assert [one.kept for one in found] == [True, True, True]
+    # 4 t / 64 <= 2 for t up to 32; 120 + (t - 6) <= 128 for t up to 14; the third passes whole.
+    assert [np.floor(one.threshold) for one in found] == [32, 14, np.inf]
+    assert [one.group for one in found] == ["held out 0", "held out 1", "held out 2"]
+
+
+def test_a_field_that_is_worse_where_the_mask_believes_it_is_not_kept(promise):
+    evaluation = held_out(promise, fields([4.0, np.where(RAMP <= 6, 22.0, 1.0)], seed=1))
+    assert [one.kept for one in evaluation.fields] == [True, False]
+    assert evaluation.fields[1].trusted_distance == pytest.approx((6 * 22 + 6) / 64)
+    assert evaluation.fields[1].threshold < promise.threshold <= evaluation.fields[0].threshold
+    assert (evaluation.coverage.kept, evaluation.coverage.of) == (1, 2)
+    assert evaluation.masked.mean == 52 / 64
+
+
+def test_the_soft_mask_weighs_each_pixel():
+    promise = certificate(mask="soft")
+    one = held_out(promise, fields([3.0], seed=1)).fields[0]
+    trust = np.minimum(promise.threshold / RAMP.astype(float), 1)
+    assert one.trusted_distance == pytest.approx(float((3 * trust).mean()))
+    assert one.masked_share == pytest.approx(1 - trust.mean())
+    assert 0 < one.masked_share < 1
+
+
+@pytest.mark.parametrize(("grouping", "kept"), [("worst", 1), ("one", None)])
+def test_all_fields_of_a_group_have_to_be_kept_or_the_one_that_is_drawn(grouping, kept):
+    promise = certificate(grouping=grouping)
+    bad = np.where(RAMP <= 6, 22.0, 1.0)
+    groups = ["a", "a", "a", "a", "b", "b", "b", "b"]
+    evaluation = held_out(promise, fields([4.0, bad, 4.1, 4.2, 4.3, 4.4, 4.5, 4.6], seed=1, groups=groups))
+    assert sum(evaluation.counted) == (8 if grouping == "worst" else 2)
+    drawn_bad = evaluation.counted[1]
+    assert evaluation.coverage.kept == (kept if grouping == "worst" else 2 - drawn_bad)
+    assert evaluation.coverage.of == 2
+    assert len(evaluation.fields) == 8
+
+
+def test_the_drawn_field_follows_the_seed():
+    triplets = fields([float(i) for i in range(1, 9)], seed=1, groups=["a"] * 8)
+    drawn = {held_out(certificate(grouping="one", seed=seed), triplets).counted.index(True) for seed in range(8)}
+    assert len(drawn) > 1
+
+
+def test_the_expected_guarantee_is_judged_by_its_mean():
+    promise = certificate(guarantee="expected", bound=4.0)
+    evaluation = held_out(promise, fields([1.0, 2.0, 60.0], seed=1))
+    trusted = 1 - evaluation.fields[0].masked_share
+    assert evaluation.counted_losses.tolist() == pytest.approx([trusted, 2 * trusted, min(60 * trusted, 4)])
+    assert "counted as at most 4 intensity units" in conclusion(evaluation)
+    assert "at most 2 intensity units" in conclusion(evaluation)
+    losses = replace_losses(evaluation, [1.9, 2.0, 2.1])
+    assert chance_of_as_few(losses) == pytest.approx(0.5)
+    # Both the 3 held-out fields and the 10 calibrated ones vary: 0.1 * sqrt(1 / 3 + 1 / 10) is 0.0658.
+    above = replace_losses(evaluation, [1.9 + 0.0658, 2.0 + 0.0658, 2.1 + 0.0658])
+    assert chance_of_as_few(above) == pytest.approx(t.sf(1, 2), rel=1e-3)
+    assert chance_of_as_few(replace_losses(evaluation, [2.9, 3.0, 3.1])) < 0.01
+
+
+def replace_losses(evaluation: Evaluation, losses: list[float]) -> Evaluation:
+    changed = [replace(one, trusted_distance=loss) for one, loss in zip(evaluation.fields, losses, strict=True)]
+    return replace(evaluation, fields=tuple(changed))
+
+
+def test_the_chance_is_that_of_a_calibration_that_keeps_its_promise(promise):
+    evaluation = held_out(promise, fields([3.0 + i / 10 for i in range(20)], seed=1))
+    for kept in (20, 17, 14):
+        some = replace_losses(evaluation, [0.1] * kept + [9.0] * (20 - kept))
+        assert chance_of_as_few(some) == pytest.approx(betabinom.cdf(kept, 20, 10, 1))
+    # 14 of 20 happen often enough when 10 fields were calibrated; with a binomial they would seem a refutation.
+    assert binom.cdf(14, 20, 0.9) < 0.012 < 0.05 < chance_of_as_few(some)
+    assert "does not speak against the promise, and 20 specimens cannot prove it" in conclusion(named(some))
+    few = named(replace_losses(evaluation, [0.1] * 5 + [9.0] * 15))
+    assert "5 of 20 held-out specimens (25 %; 95 % interval 8.65 % to 49.2 %)" in conclusion(few)
+    assert "as few or fewer would come about with a probability of 0.01 % if the promise held here" in conclusion(few)
+
+
+def named(evaluation: Evaluation) -> Evaluation:
+    return replace(evaluation, grouped=True)
+
+
+def test_the_chance_under_pac_is_binomial():
+    promise = certificate(guarantee="pac", delta=0.5, confidence=0.8)
+    evaluation = held_out(promise, fields([3.0 + i / 10 for i in range(10)], seed=1))
+    some = replace_losses(evaluation, [0.1] * 7 + [9.0] * 3)
+    assert chance_of_as_few(some) == pytest.approx(binom.cdf(7, 10, 0.8))
+
+
+def test_simulated_calibrations_agree_with_that_chance():
+    rng = np.random.default_rng(0)
+    calibrated, new = rng.random((4000, 10)).min(axis=1), rng.random((4000, 20))
+    kept = (new >= calibrated[:, None]).sum(axis=1)
+    for count in (10, 15, 18):
+        assert (kept <= count).mean() == pytest.approx(betabinom.cdf(count, 20, 10, 1), abs=0.02)
+
+
+def test_the_rank_correlation_is_spearmans_and_none_where_nothing_varies(promise):
+    rng = np.random.default_rng(3)
+    maps = RAMP * rng.uniform(0.2, 2, (8, 1, 1)).astype(np.float32)
+    evaluation = held_out(promise, fields(rng.uniform(1, 5, 8).tolist(), seed=1, maps=maps))
+    shares, distances = ([getattr(one, name) for one in evaluation.fields] for name in ("masked_share", "distance"))
+    assert evaluation.rank_correlation == pytest.approx(spearmanr(shares, distances).statistic)
+    assert held_out(promise, fields([3.0, 4.0, 5.0], seed=1)).rank_correlation is None
+
+
+def test_curves_agree_with_the_field_by_field_numbers_where_they_meet(promise):
+    bad = np.where(RAMP <= 6, 22.0, 1.0)
+    evaluation = held_out(promise, fields([4.0, bad, 9.0, 10.0], seed=1))
+    confidences, kept = kept_over_confidence(evaluation)
+    coverage = evaluation.coverage
+    assert kept[np.flatnonzero(confidences == 0.9)[0]] == coverage.kept / coverage.of == 0.75
+    assert np.isnan(kept[confidences > 0.91]).all()  # ten fields do not answer there
+    assert not np.isnan(kept[confidences <= 0.9]).any()
+    tolerances, shares = masked_over_tolerance(evaluation)
+    middle = int(np.argmin(abs(tolerances - promise.tolerance)))
+    assert shares[middle] == pytest.approx(evaluation.masked.mean, abs=0.02)
+    assert (np.diff(shares) <= 0).all()
+
+
+def test_a_walked_distance_is_computed_at_the_very_threshold(monkeypatch):
+    class Jumpy:
+        name = sentence_name = "jumpy"
+        monotone = differentiable = in_intensity_units = False
+        identity = "1"
+
+        def between(self, trust, restored, truth):
+            error = np.abs(trust * (np.asarray(restored) - truth)).mean(axis=(1, 2))
+            return np.asarray(error)
+
+    import napari_maskcal.calibration as calibration_module
+    import napari_maskcal.evaluation as evaluation_module
+
+    rule = Jumpy()
+    monkeypatch.setattr(calibration_module, "parse_distance", lambda name: rule)
+    monkeypatch.setattr(evaluation_module, "parse_distance", lambda name: rule)
+    maps = np.broadcast_to(RAMP / 64, (10, SIZE, SIZE))
+    seen = fields(list(range(1, 11)), seed=0, maps=maps)
+    promise = calibrate(seen, MASK, distance="jumpy", tolerance=0.004, confidence=0.9, device="cpu")
+    assert promise.intensity == "none"
+    triplets = fields([4.0, 30.0], seed=1, maps=maps[:2])
+    evaluation = held_out(promise, triplets)
+    for one, triplet in zip(evaluation.fields, triplets, strict=True):
+        trust = maps[0] <= promise.threshold
+        expected = abs(triplet.restored.read() - triplet.truth.read())[trust].sum() / 64 / one.span
+        assert one.trusted_distance == pytest.approx(expected)
+        assert one.kept == (expected <= 0.004)
+    assert [one.kept for one in evaluation.fields] == [True, False]
+
+
+def test_fields_that_were_seen_are_refused_whatever_they_are_called(promise):
+    again = fields(list(range(1, 11)), seed=0)
+    renamed = replace(again, items=tuple(replace(item, name=f"new {item.name}", group="new") for item in again.items))
+    with pytest.raises(FaultyTriplets, match=r"10 faults .* was used to calibrate, as seen 0; evaluate on"):
+        held_out(promise, renamed)
+
+
+def test_a_specimen_that_was_seen_is_refused_where_groups_were_named():
+    groups = [f"mouse {i}" for i in range(10)]
+    promise = calibrate(
+        fields(list(range(1, 11)), seed=0, groups=groups), MASK, tolerance=2.0, intensity="raw", device="cpu"
+    )
+    new = fields([3.0, 4.0], seed=1, groups=["mouse 3", "mouse 11"])
+    with pytest.raises(FaultyTriplets, match=r"1 fault .* is of mouse 3, which was used to calibrate") as refused:
+        held_out(promise, new)
+    assert len(refused.value.faults) == 1
+    assert held_out(promise, fields([3.0], seed=1, groups=["mouse 11"])).coverage.of == 1
+
+
+def test_files_of_the_same_name_and_other_content_are_only_mentioned(promise):
+    new = fields([3.0, 4.0], seed=1)
+    same = replace(new, items=tuple(replace(item, group=f"seen {i}") for i, item in enumerate(new.items)))
+    assert any("2 images, the first seen 0, have the name of a calibrated one" in note
+               for note in notes(held_out(promise, same)))  # fmt: skip
+    assert not any("have the name" in note for note in notes(held_out(promise, new)))
+
+
+def test_a_specimen_that_trained_a_network_is_refused(promise):
+    card = MASK.card.model_copy(update={"trained_on": ("held out 1",)})
+    trained = replace(MASK, card=card)
+    with pytest.raises(FaultyTriplets, match=r"is of held out 1, which a ramp was trained on"):
+        evaluate(fields([3.0, 4.0], seed=1), trained, certificate=promise, device="cpu")
+
+
+def test_fields_have_to_be_of_the_calibrated_size(promise):
+    rng = np.random.default_rng(1)
+
+    def planes(*shape: int) -> Triplets:
+        truth = rng.integers(100, 200, shape).astype(np.float64)
+        return triplets_from_arrays(
+            rng.integers(0, 1000, shape).astype(np.uint16), truth, restored=truth + 4.0,
+            uncertainty=rng.uniform(1, 64, shape).astype(np.float32),
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match=r"planes of 8 × 7 pixels, smaller than the calibrated fields of 8 × 8"):
+        held_out(promise, planes(2, 8, 7))
+    cut = held_out(promise, planes(2, 17, 24))
+    assert len(cut.fields) == 2 * 2 * 3
+    assert cut.fields[1].name == "field 0 y0 x8"
+    assert any("up to 6 fields, the calibrated ones up to 1" in note for note in notes(cut))
+    oblong = promise.model_copy(update={"field_shape": (8, 6)})
+    with pytest.raises(ValueError, match=r"has 17 × 24 pixels, larger than the calibrated fields of 8 × 6; cut"):
+        held_out(oblong, planes(2, 17, 24))
+
+
+def test_the_certificate_has_to_be_for_these_models(promise):
+    new = fields([3.0], seed=1)
+    with pytest.raises(ValueError, match="a ramp has no certificate; calibrate it before it is evaluated"):
+        evaluate(new, MASK, device="cpu")
+    with pytest.raises(ValueError, match="does not hold here: the mask network"):
+        evaluate(new, given_mask("another"), certificate=promise, device="cpu")
+    with pytest.raises(
+        ValueError, match="the distance l1 is another here, without version, than the calibrated one, 2"
+    ):
+        held_out(promise.model_copy(update={"distance_identity": "2"}), new)
+
+
+def test_an_exploration_is_said_to_be_one(promise):
+    new = fields([3.0, 4.0], seed=1)
+    explored = held_out(promise.at(tolerance=4.0), new)
+    assert notes(explored)[0].startswith("EXPLORATION")
+    assert "the exploration asked for at least 90 %" in conclusion(explored)
+    assert not any("EXPLORATION" in note for note in notes(held_out(promise, new)))
+
+
+def test_all_faults_come_at_once_and_before_the_work(promise, monkeypatch):
+    import napari_maskcal.evaluation as module
+
+    monkeypatch.setattr(module, "fields_of", lambda *_, **__: pytest.fail("the work began"))
+    new = fields([3.0, 4.0, 5.0], seed=1)
+    broken = [item.truth.read() for item in new]
+    broken[1][2, 3] = np.nan
+    seen = fields(list(range(1, 11)), seed=0)[4]
+    parts = {name: np.stack([item.parts()[name].read() for item in new]) for name in ("degraded", "restored")}
+    damaged = triplets_from_arrays(
+        parts["degraded"], np.stack(broken), restored=parts["restored"], uncertainty=np.stack([RAMP] * 3)
+    )
+    with pytest.raises(FaultyTriplets) as refused:
+        held_out(promise, replace(damaged, items=(*damaged.items, seen)))
+    told = [str(fault) for fault in refused.value.faults]
+    assert len(told) == 2
+    assert "truth of layers, field 1 has 1 NaN or infinite values" in told[0]
+    assert "was used to calibrate, as seen 4" in told[1]
+
+
+def test_progress_is_told_and_a_stop_leaves_nothing(promise):
+    events: list[Any] = []
+    new = fields([3.0, 4.0], seed=1)
+    held_out(promise, new, on_event=events.append)
+    assert [(type(event), event.done, event.total) for event in events] == [
+        (FieldSurveyed, 1, 2), (FieldSurveyed, 2, 2), (FieldMeasured, 1, 2), (FieldMeasured, 2, 2)
+    ]  # fmt: skip
+    cancel = CancelToken()
+    with pytest.raises(InterruptedError, match="stopped; nothing was written"):
+        held_out(promise, new, cancel=cancel, on_event=lambda event: cancel.cancel())

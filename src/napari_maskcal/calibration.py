@@ -294,9 +294,13 @@ def _check_given(plan: Plan) -> None:
 
 
 def _check_foreign(plan: Plan) -> None:
-    groups = {triplet.group.casefold(): triplet.group for triplet in plan.triplets}
+    """Refuse specimens that a network was trained on, also where only their folder has the name."""
+    known: dict[str, str] = {}
+    for triplet in plan.triplets:
+        for name in (triplet.group, *triplet.group.split("/")):
+            known.setdefault(name.casefold(), name)
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := sorted(groups[name] for name in {name.casefold() for name in card.trained_on} & set(groups)):
+        if shared := sorted(known[name] for name in {name.casefold() for name in card.trained_on} & set(known)):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
                 "these groups out"
@@ -382,7 +386,7 @@ def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[Calibr
         restored, truth = ((image.astype(np.float64) - done.offset) / done.span for image in (restored, truth))
     whole = CalibrationField(
         name=item.triplet.name, source=item.triplet.name, group=item.triplet.group, uncertainty=done.uncertainty,
-        restored=restored, truth=truth, span=done.span, sha256=item.sha256,
+        restored=restored, truth=truth, span=done.span, sha256=item.pair_sha256,
     )  # fmt: skip
     return [whole] if plan.field_px is None else _cut(whole, plan.field_px)
 
@@ -405,8 +409,9 @@ def _image_of(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
     """Return one part of all triplets as an image."""
     parts = [item.triplet.parts().get(name) for item in surveyed]
     if None in parts:
+        first = surveyed[parts.index(None)].triplet.name
         raise ValueError(
-            f"{parts.count(None)} triplets, the first {surveyed[parts.index(None)].triplet.name}, have no {name} image, "
+            f"{parts.count(None)} triplets, the first {first}, have no {name} image, "
             "and nothing was chosen that makes it; add the images, or choose a model"
         )
     known = [part for part in parts if part is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, tee
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -159,23 +159,13 @@ def _seen_before(plan: Plan, certificate: Certificate, item: Surveyed) -> Iterat
     file, group = item.triplet.degraded.describe(), item.triplet.group
     known = {name.casefold() for name in certificate.groups}
     calibrated = {record.sha256: record.name for record in certificate.fields if record.sha256}
-    if found := next((calibrated[sha256] for sha256 in _content(item) if sha256 in calibrated), None):
+    if found := item.known_as(calibrated):
         yield Fault(file=file, fault=f"was used to calibrate, as {found}", remedy=_LEAVE_OUT)
     elif group.casefold() in known and _names_tell(plan.triplets, certificate):
         yield Fault(file=file, fault=f"is of {group}, which was used to calibrate", remedy=_LEAVE_OUT)
     for card in (plan.restorer.card, plan.mask_model.card):
         if group.casefold() in {name.casefold() for name in card.trained_on}:
             yield Fault(file=file, fault=f"is of {group}, which {card.name} was trained on", remedy=_LEAVE_OUT)
-
-
-def _content(item: Surveyed) -> Iterator[str]:
-    """Yield the hash of a field's content, with and without the parts that a calibration may not have had."""
-    more = [name for name in item.hashes if name not in ("degraded", "truth")]
-    for count in range(len(more) + 1):
-        for left_out in combinations(more, count):
-            yield replace(
-                item, facts={name: facts for name, facts in item.facts.items() if name not in left_out}
-            ).sha256
 
 
 def _names_tell(triplets: Triplets, certificate: Certificate) -> bool:

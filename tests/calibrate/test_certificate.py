@@ -10,8 +10,12 @@ from pydantic import ValidationError
 from calibration_fields import FINGERPRINT, certified, random_fields
 from napari_maskcal.calibrate import conformal_threshold, image_threshold
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint, clopper_pearson
-from napari_maskcal.calibrate.certify import CalibrationField, certify
+from napari_maskcal.calibrate.certify import certify
+from napari_maskcal.calibrate.curves import GridCurves
+from napari_maskcal.distance.custom import from_callable
 from napari_maskcal.restore.card import Normalisation
+
+BIAS = from_callable(lambda restored, truth: abs(float((restored - truth).mean())), name="bias")
 
 
 def own_thresholds(fields: list[CalibrationField], tolerance: float, mask: str = "binary") -> list[float]:
@@ -138,13 +142,18 @@ def test_no_tolerance_is_answered_by_a_larger_one():
     [
         ({"confidence": 0.95}, r"at least 19 groups .* confidence of 0\.95, got 12"),
         ({"confidence": 1.0}, r"confidence is 1;"),
-        ({"tolerance": 1e-9}, r"tolerance is 1e-09; this certificate answers from 9\.4e-06 on"),
         ({"tolerance": -1}, r"tolerance is -1;"),
     ],
 )
 def test_a_promise_that_the_fields_do_not_support_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         certified().at(**change)
+
+
+def test_a_tolerance_far_below_all_distances_masks_everything():
+    explored = certified().at(tolerance=1e-9)
+    assert explored.threshold == 0
+    assert explored.exploration
 
 
 def test_without_curves_a_certificate_answers_only_for_its_own_values():
@@ -184,6 +193,66 @@ def test_a_fingerprint_tells_networks_apart_by_hash_normalisation_and_reach(trai
         "the restorer",
         "the mask network",
     ]
+
+
+KINDS = [
+    {},
+    {"mask": "soft"},
+    {"distance": "linf", "tolerance": 0.3},
+    {"guarantee": "pac", "delta": 0.1},
+    {"guarantee": "expected", "bound": 0.3},
+    {"grouping": "one", "seed": 3},
+    {"distance": BIAS, "tolerance": 0.01},
+    {"distance": BIAS, "tolerance": 0.01, "guarantee": "pac", "delta": 0.1, "grouping": "one"},
+    {"distance": BIAS, "tolerance": 0.01, "guarantee": "expected", "bound": 0.1, "mask": "soft"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_certificate_is_borne_out_by_its_curves_and_by_no_others(kind):
+    certificate = certified(random_fields(36, each=2), **kind)
+    certificate.verify()
+    assert 0 < certificate.threshold < np.inf
+    rows = "distances_" if isinstance(certificate.curves, GridCurves) else "thresholds"
+    moved = replace(certificate.curves, **{rows: getattr(certificate.curves, rows) * np.float32(1.3)})
+    swapped = replace(certificate.curves, **{rows: getattr(certificate.curves, rows)[::-1]})
+    for change, message in [
+        ({"curves": moved}, "do not belong to its fields|threshold is .*, but its fields give"),
+        ({"curves": swapped}, "do not belong to its fields"),
+        ({"curves": None}, "has no curves, so its threshold cannot be checked"),
+        ({"threshold": certificate.threshold * 1.01}, r"threshold is .*, but its fields give"),
+        ({"exploration": True}, "an exploration; a bundle holds a pinned one"),
+        ({"n_fields": 71}, "does not list the fields"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            certificate.model_copy(update=change).verify()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_answers_for_other_values_as_a_new_calibration_would(kind):
+    fields = random_fields(36, each=2)
+    certificate = certified(fields, **kind)
+    tolerance, confidence = certificate.tolerance * 1.5, 0.8
+    explored = certificate.at(tolerance=tolerance, confidence=confidence)
+    anew = certified(fields, **kind | {"tolerance": tolerance, "confidence": confidence})
+    assert explored.threshold == anew.threshold > certificate.threshold
+    assert explored.leave_one_out == anew.leave_one_out
+    assert explored.sentence == anew.sentence
+    assert certificate.at(tolerance=tolerance).at(tolerance=certificate.tolerance).threshold == certificate.threshold
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_comes_back_from_json(kind):
+    certificate = certified(random_fields(36, each=2), **kind)
+    again = Certificate.model_validate_json(certificate.model_dump_json())
+    assert again == certificate.model_copy(update={"curves": None})
+    assert (again.sentence, again.limits) == (certificate.sentence, certificate.limits)
+
+
+def test_exact_curves_of_a_distance_that_has_none_are_refused():
+    certificate = certified().model_copy(update={"distance": "ssim"})
+    with pytest.raises(ValueError, match="ssim has no exact thresholds, but the certificate has such curves"):
+        certificate.verify()
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,9 @@ def test_a_tolerance_is_answered_by_the_next_smaller_one(tolerance, thresholds):
     assert CURVES.at(tolerance).tolist() == thresholds
 
 
-def test_a_tolerance_below_all_that_are_kept_is_refused():
-    with pytest.raises(ValueError, match=r"tolerance is 0\.05; this certificate answers from 0\.1 on"):
-        CURVES.at(0.05)
-    with pytest.raises(ValueError, match=r"from 0\.1 on"):
-        CURVES.check(0.0999)
-    CURVES.check(0.1)
-    ON_GRID.check(1e-9)
+def test_below_all_tolerances_that_are_kept_everything_is_masked():
+    assert CURVES.at(0.0999).tolist() == [0, 0, 0]
+    assert ON_GRID.at(1e-9).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

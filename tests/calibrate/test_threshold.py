@@ -4,9 +4,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from napari_maskcal.calibrate import image_threshold
-from napari_maskcal.calibrate.threshold import threshold_curve
+from napari_maskcal.calibrate.threshold import is_exact, threshold_curve
+from napari_maskcal.distance.custom import from_callable
+from napari_maskcal.distance.registry import parse_distance
 
 RULES = list(product(("l1", "l2", "l3", "linf"), ("soft", "binary")))
 SHARES = (0.05, 0.4, 0.9)  # of the distance of the whole image
@@ -188,6 +191,31 @@ def test_integer_images_are_subtracted_without_wrapping_around():
     u, dark, bright = np.ones((2, 2)), np.zeros((2, 2), np.uint8), np.full((2, 2), 200, np.uint8)
     assert image_threshold(u, dark, bright, "l1", 100) == pytest.approx(0.5)
     assert image_threshold(u, dark, bright, "l1", 100) == image_threshold(u, bright, dark, "l1", 100)
+
+
+@pytest.mark.parametrize("mask", ["soft", "binary"])
+def test_a_blur_makes_the_error_of_a_structure_count_for_more_than_that_of_a_pixel(mask):
+    u = np.random.default_rng(0).uniform(0.5, 1.5, (24, 30))
+    truth = np.zeros(u.shape)
+    restored = truth.copy()
+    restored[3, 3] = 1.0
+    restored[12:20, 10:24] = 0.5
+    blurred = np.abs(gaussian_filter(restored, 2.0))
+    wrong = blurred > 0.2
+    expected = (0.2 * u / blurred)[wrong].min() if mask == "soft" else below(u[wrong].min())
+    assert not wrong[:8].any()
+    assert image_threshold(u, restored, truth, "linf-blur2", 0.2, mask) == pytest.approx(expected, rel=1e-12)
+    assert image_threshold(u, restored, truth, "linf", 0.2, mask) < expected
+    curve = threshold_curve(u, restored, truth, distance="linf-blur2", tolerances=[0.2], mask=mask)
+    assert curve[0] == pytest.approx(expected, rel=1e-11)
+
+
+def test_only_distances_made_of_one_error_a_pixel_are_exact():
+    custom = from_callable(lambda restored, truth: 0.0, name="mine", monotone=True)
+    exact = {
+        name: is_exact(parse_distance(name)) for name in ("l1", "l2", "l2.5", "linf", "linf-blur2", "ssim", custom)
+    }
+    assert list(exact.values()) == [True] * 5 + [False] * 2
 
 
 ONE = np.ones((4, 5))

@@ -145,6 +145,14 @@ def test_where_thresholds_may_be_equal_only_the_lower_end_is_said(change):
     assert "9 of 10 calibrations keep at least 84.6 %." in changed.limits
 
 
+def test_the_limits_say_what_a_range_is_and_what_planes_the_fields_were_cut_from():
+    assert "between the percentiles 1 and 99.8 of the degraded plane" in said().limits
+    assert "percentiles" not in said().model_copy(update={"intensity": "raw"}).limits
+    assert "cut from" not in said().limits
+    cut = said().model_copy(update={"plane_shape": (64, 80)})
+    assert "cut from planes of 64 × 80 pixels; smaller planes are not covered" in cut.limits
+
+
 def test_only_a_promise_that_is_an_average_is_said_to_be_one():
     assert "average over calibrations" in said().limits
     assert "average" not in said(**PAC).limits + said(**PAC).sentence

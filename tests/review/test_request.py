@@ -79,7 +79,6 @@ def shaped(*shape: int, **changes: Any) -> Source:
         ({"restorer": "/nowhere/x.safetensors"}, "restorer", "/nowhere/x.safetensors does not exist"),
         ({"mask_model": "/nowhere/x.maskcal"}, "mask_model", "/nowhere/x.maskcal does not exist"),
         ({"tolerance": 0.0}, "tolerance", "tolerance is 0; give a number above 0"),
-        ({"tolerance": 1e-4}, "tolerance", "answers from 0.001 on"),
         ({"confidence": 1.0}, "confidence", "confidence is 1;"),
         ({"confidence": 0.99}, "confidence", "at least 99 groups .*, got 12"),
     ],

@@ -106,9 +106,10 @@ class MeasuredField:
         """Return it in a form to be kept."""
         from safetensors.numpy import save
 
-        facts = {"sha256": self.sha256, "span": self.span, "shape": self.shape, "plane_shape": self.plane_shape, "distance": self.distance,
-                 "first": self.first, "reach": self.reach, "name": self.name, "source": self.source,
-                 "group": self.group}  # fmt: skip
+        facts = {
+            "name": self.name, "source": self.source, "group": self.group, "sha256": self.sha256, "span": self.span,
+            "shape": self.shape, "plane_shape": self.plane_shape, "distance": self.distance, "first": self.first,
+        }  # fmt: skip
         return save({"curve": self.curve, "quantiles": self.quantiles}, metadata={"field": json.dumps(facts)})
 
     @classmethod

@@ -143,7 +143,7 @@ def _count_fitting(values: NDArray[np.float64], budgets: NDArray[np.float64], *,
     inside = values[np.minimum(places, len(values) - 1)]
     running = np.append(start, sums)[block][:, None] + np.cumsum(inside, axis=1)
     fitting = np.count_nonzero(running <= budgets[:, None], axis=1)
-    return np.minimum(block * _BLOCK + fitting, len(values))
+    return np.asarray(np.minimum(block * _BLOCK + fitting, len(values)))
 
 
 def ratio_powers(u: NDArray[Any], error: NDArray[np.float64], *, p: float, unit: float) -> NDArray[np.float64]:

@@ -57,8 +57,21 @@ class Surveyed:
     @property
     def sha256(self) -> str:
         """One hash of all parts together."""
-        text = "\n".join(f"{name} {sha256}" for name, sha256 in sorted(self.hashes.items()))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _together(self.hashes)
+
+    @property
+    def pair_sha256(self) -> str:
+        """One hash of the degraded image and the truth: by it a field is known again, whatever restored it."""
+        return _together({name: self.hashes[name] for name in ("degraded", "truth")})
+
+    def known_as(self, names: Mapping[str, str]) -> str | None:
+        """Return the name that `names` has for this field's `pair_sha256`; None where it has none."""
+        return names.get(self.pair_sha256) if {"degraded", "truth"} <= set(self.hashes) else None
+
+
+def _together(hashes: Mapping[str, str]) -> str:
+    text = "\n".join(f"{name} {sha256}" for name, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def survey(

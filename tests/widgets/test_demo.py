@@ -56,6 +56,6 @@ def test_the_demo_writes_its_four_files_and_closes_its_window(tmp_path, qapp):
 
 
 def test_a_wrong_value_leaves_no_folder_and_no_window(tmp_path, qapp):
-    with pytest.raises(ValueError, match="at least 999 groups"):
+    with pytest.raises(ValueError, match="at least 999 specimens"):
         write_demo(tmp_path / "demo", tolerance=None, confidence=0.999, device="cpu")
     assert list(tmp_path.iterdir()) == []

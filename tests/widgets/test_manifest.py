@@ -16,7 +16,7 @@ MANIFEST = Path(napari_maskcal.__file__).parent / "napari.yaml"
 def test_every_command_of_the_manifest_exists_and_has_the_plugins_prefix():
     manifest = PluginManifest.from_file(MANIFEST)
     assert manifest.name == "napari-maskcal"
-    assert len(manifest.contributions.commands) == 2
+    assert len(manifest.contributions.commands) == 3
     for command in manifest.contributions.commands:
         assert command.id.startswith("napari-maskcal.")
         assert callable(command.python_name and _resolve(command.python_name))
@@ -32,7 +32,7 @@ def _resolve(python_name: str) -> object:
     return getattr(__import__(module, fromlist=[name]), name)
 
 
-def test_neither_napari_nor_the_open_dock_imports_torch(tmp_path):
+def test_neither_napari_nor_the_open_docks_import_torch_or_matplotlib(tmp_path):
     """A process of its own: here torch was imported long ago."""
     program = """
 import sys, napari
@@ -43,6 +43,10 @@ assert "torch" not in sys.modules, "with the sample"
 _, dock = viewer.window.add_plugin_dock_widget("napari-maskcal", "Review")
 assert dock.problems == [], dock.problems
 assert "torch" not in sys.modules, "with the dock"
+assert "matplotlib" not in sys.modules, "before there is anything to plot"
+viewer.window.add_plugin_dock_widget("napari-maskcal", "Calibrate")
+assert "torch" not in sys.modules, "with the dock that calibrates"
+assert "matplotlib" not in sys.modules, "with the dock that calibrates"
 import torch
 assert "torch" in sys.modules
 viewer.close()

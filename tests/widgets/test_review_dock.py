@@ -154,7 +154,7 @@ def test_a_wrong_value_is_told_beside_its_field_and_nowhere_else(desk):
         ("tolerance", 0.0, "tolerance is 0; give a number above 0"),
         ("confidence", 0.0, "confidence is 0; give a number between 0 and 1"),
         ("confidence", 1.0, "confidence is 1; give a number between 0 and 1"),
-        ("confidence", 0.99, "at least 99 groups are needed for a confidence of 0.99, got 12"),
+        ("confidence", 0.99, "at least 99 specimens are needed for a confidence of 0.99, got 12"),
         ("axes", "ZY", "name 2 axes, but cells has 3"),
         ("axes", "ZXY", "have to end in YX"),
         ("axes", "QYX", "have Q; known are T, C, Z, Y and X"),

@@ -1,6 +1,7 @@
 """Parts of a dock: a field with room for its fault, a chooser of model files, a progress line."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from napari_maskcal.models import DEMO
+from napari_maskcal.restore.kinds import GIVEN
 from napari_maskcal.review.request import likely_devices
 from napari_maskcal.settings import Parameter
 
-_FAULT_STYLE = "color: #E69F00; font-weight: bold;"  # orange of Okabe and Ito: readable on dark and light themes
+# The text keeps the theme's own colour: none has a contrast of 4.5 on napari's dark and on its light ground alike.
+_FAULT_STYLE = "font-weight: bold; border-left: 4px solid #D55E00; padding-left: 6px;"
 
 
 class Field:
@@ -45,11 +48,14 @@ class Field:
         self._fault.setVisible(visible and bool(self.fault))
 
 
-def parameter_widget(parameter: Parameter, value: Any) -> Any:
-    """Return magicgui's widget for a parameter, with the range, step, choices and tooltip that settings give it."""
+def parameter_widget(parameter: Parameter, value: Any, titles: Mapping[str, str] | None = None) -> Any:
+    """Return magicgui's widget for a parameter, with the range, step, choices and tooltip that settings give it.
+
+    `titles` are what the choices are called on the screen, where they are not called as in the settings.
+    """
     options: dict[str, Any] = {"tooltip": parameter.help}
     if parameter.choices:
-        options["choices"] = list(parameter.choices)
+        options["choices"] = [((titles or {}).get(choice, choice), choice) for choice in parameter.choices]
     limits = {"min": parameter.minimum, "max": parameter.maximum, "step": parameter.step}
     options |= {name: limit for name, limit in limits.items() if limit is not None}
     return create_widget(value=value, annotation=parameter.kind, options=options)
@@ -64,23 +70,26 @@ def set_exactly(widget: Any, value: float) -> None:
 
 
 class ModelChooser(QComboBox):
-    """The bundled model, or a file."""
+    """The bundled model, or a file; with `given` named, also none at all, where another tool has done its work.
+
+    `words` are the titles of models that need no file, with the words that stand for them.
+    """
 
     valueChanged = Signal(str)
 
-    def __init__(self, suffix: str) -> None:
+    def __init__(self, suffix: str, *, given: str = "", words: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._suffix = suffix
         self.addItem("bundled demo", DEMO)
+        for title, word in {**(words or {}), **({given: GIVEN} if given else {})}.items():
+            self.addItem(title, word)
         self.addItem("choose a file…", None)
-        # a long path must not widen the dock
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(18)
+        keep_narrow(self)
         self._value = DEMO
         self.activated.connect(self._activated)
 
     def value(self) -> str:
-        """Return ``"demo"`` or the path of a file."""
+        """Return ``"demo"``, ``"given"``, another word, or the path of a file."""
         return self._value
 
     def setValue(self, value: str | Path) -> None:
@@ -128,7 +137,7 @@ class ProgressLine(QWidget):
         super().__init__()
         self._bar, self._text = QProgressBar(), QLabel()
         self._bar.setTextVisible(False)
-        self._since = 0.0
+        self._since, self._unit = 0.0, ""
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._bar)
@@ -146,23 +155,29 @@ class ProgressLine(QWidget):
         self._text.setText(text)
         self.show()
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, unit: str = "tile") -> None:
         """Begin to count."""
-        self._since = time.monotonic()
+        self._since, self._unit = time.monotonic(), unit
         self._bar.setRange(0, total)
         self._bar.setValue(0)
-        self._text.setText(f"tile 0 of {total}")
+        self._text.setText(f"{unit} 0 of {total}")
 
     def update_to(self, done: int, total: int) -> None:
-        """Show `done` of `total` tiles and how long the rest will take."""
+        """Show how many are done and how long the rest will take."""
         self._bar.setRange(0, total)
         self._bar.setValue(done)
         left = (time.monotonic() - self._since) * (total - done) / max(done, 1)
-        self._text.setText(f"tile {done} of {total}, about {_duration(left)} left")
+        self._text.setText(f"{self._unit} {done} of {total}, about {_duration(left)} left")
 
     def stop(self) -> None:
         """Hide all."""
         self.hide()
+
+
+def keep_narrow(box: QComboBox) -> None:
+    """Let no long entry widen the dock."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(18)
 
 
 def wrapped_label(text: str = "", style: str = "") -> QLabel:
@@ -172,6 +187,13 @@ def wrapped_label(text: str = "", style: str = "") -> QLabel:
     label.setStyleSheet(style)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(error, OSError) and "DLL" in str(error):
+        return f"torch could not be loaded ({error}); restart napari with torch imported first, or reinstall torch"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _duration(seconds: float) -> str:

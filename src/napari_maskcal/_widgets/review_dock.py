@@ -10,7 +10,7 @@ from napari.utils import progress
 from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from napari_maskcal._widgets.fields import ProgressLine, wrapped_label
+from napari_maskcal._widgets.fields import ProgressLine, one_line, wrapped_label
 from napari_maskcal._widgets.layers import image_of, plane_at, view_point, visible_plane
 from napari_maskcal._widgets.results import Results
 from napari_maskcal._widgets.review_form import ReviewForm
@@ -110,7 +110,7 @@ class ReviewDock(ReviewForm):
         try:
             make_events = self._prepare(request, self._input)
         except ValueError as error:
-            self.message.setText(_one_line(error))
+            self.message.setText(one_line(error))
             return
         self._under_way, self._drawing = (self._input, request.choices), False
         self._changed_under_way = False
@@ -182,7 +182,7 @@ class ReviewDock(ReviewForm):
                 self._conclude(result)
             case Failed(error=error, result=result):
                 self._conclude(result)
-                self.message.setText(_one_line(error))
+                self.message.setText(one_line(error))
 
     def _draw(self, event: PlaneReviewed) -> None:
         """Add the layers with the first plane, so that a run that never comes so far leaves all as it was."""
@@ -333,9 +333,3 @@ def _rethreshold_events(done: Review, request: Request) -> Iterator[Event]:
         yield Done(result=rethreshold(done, request.certificate))
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and "DLL" in str(error):
-        return f"torch could not be loaded ({error}); restart napari with torch imported first, or reinstall torch"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,16 @@ from superqt import QElidingLabel
 from napari_maskcal._widgets.fields import DeviceChooser, Field, ModelChooser, parameter_widget, set_exactly
 from napari_maskcal._widgets.layer_chooser import LayerChooser
 from napari_maskcal._widgets.layers import describe_layer, is_result, named_axes
-from napari_maskcal.review.request import Choices, Part, Problem, describe_bundle, device_fault, parts_wanted, resolve
+from napari_maskcal.review.request import (
+    Choices,
+    Part,
+    Problem,
+    describe_bundle,
+    device_fault,
+    in_own_words,
+    parts_wanted,
+    resolve,
+)
 from napari_maskcal.settings import (
     AXES,
     CHANNEL,
@@ -75,7 +84,7 @@ class ReviewForm(QWidget):
     def problems(self) -> list[Problem]:
         """All that stands in the way of a run."""
         found = resolve(self.value())
-        problems = found if isinstance(found, list) else []
+        problems = self._in_own_words(found) if isinstance(found, list) else []
         if fault := device_fault(self.device.value()):
             problems = [*problems, Problem(field="device", message=fault)]
         return problems
@@ -206,6 +215,16 @@ class ReviewForm(QWidget):
             self.pin.setChecked(False)
             self._take_input(None)
             self.follow_active()
+
+    def _in_own_words(self, problems: list[Problem]) -> list[Problem]:
+        """Speak of specimens, or of images, where the mask model was calibrated on such."""
+        try:
+            grouped = describe_bundle(self.mask_model.value()).certificate.grouped
+        except (ValueError, OSError, MemoryError):
+            return problems
+        words = ("tolerance", "confidence")
+        told = [in_own_words(p.message, grouped=grouped) if p.field in words else p.message for p in problems]
+        return [Problem(field=p.field, message=text) for p, text in zip(problems, told, strict=True)]
 
     def _has_channels(self) -> bool:
         return "C" in self.axes.value.upper()

@@ -106,7 +106,7 @@ def resolve(choices: Choices) -> Request | list[Problem]:
         if axes:
             check("channel", _channel_fault(choices, axes, choices.source.shape))
     check("source", fault)
-    card, restorer_hash, fault = _restorer(choices.restorer)
+    card, restorer_hash, fault = restorer_card(choices.restorer)
     check("restorer", fault)
     bundle, fault = _bundle(choices.mask_model)
     check("mask_model", fault)
@@ -139,7 +139,7 @@ def resolve(choices: Choices) -> Request | list[Problem]:
 
 def parts_wanted(restorer: str, mask_model: str) -> tuple[Part, ...]:
     """Return what has to be given with the image, for the models chosen; nothing for models that can't be read."""
-    (card, _, _), (bundle, _) = _restorer(restorer), _bundle(mask_model)
+    (card, _, _), (bundle, _) = restorer_card(restorer), _bundle(mask_model)
     wanted: list[Part] = []
     if card and _is_given(card):
         wanted.append("restored")
@@ -162,6 +162,12 @@ def describe_bundle(choice: str) -> Description:
         )
     path = model_path(choice, role="mask")
     return _read_description(path, _state(path))
+
+
+def in_own_words(text: str, *, grouped: bool) -> str:
+    """Return a message with "groups" called what they are: specimens if the user named them, else images."""
+    word = "specimen" if grouped else "image"
+    return re.sub(r"\bgroup(s?)\b", rf"{word}\1", text.replace("fields or specimens", "groups"))
 
 
 def likely_devices() -> list[str]:
@@ -248,7 +254,8 @@ def _given_fault(part: Part, model: ModelCard, choices: Choices, restorer: Model
     return f"{found.name} {fault}" if fault else None
 
 
-def _restorer(choice: str) -> tuple[ModelCard | None, str, str | None]:
+def restorer_card(choice: str) -> tuple[ModelCard | None, str, str | None]:
+    """Return a restorer's card, its hash, and why the file cannot be read."""
     if choice == GIVEN:
         return GIVEN_RESTORER.card, GIVEN_RESTORER.sha256, None
     path = model_path(choice, role="restorer")

@@ -1,0 +1,342 @@
+"""From what a user chose to what will be measured, or to the reasons why it can't: no GUI, no pixels, no torch."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_maskcal.calibrate.promise import Promise
+from napari_maskcal.calibration import Plan, groups_needed
+from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.mask.untrained import is_words
+from napari_maskcal.models import load_mask_model, load_restorer
+from napari_maskcal.read.manifest import sources_in_manifest
+from napari_maskcal.read.sources import find_sources
+from napari_maskcal.read.triplets import read_manifest, read_triplets, triplets_from_arrays
+from napari_maskcal.restore.kinds import GIVEN
+from napari_maskcal.review.request import Problem, Source, describe_bundle, restorer_card
+from napari_maskcal.review.specimens import groups_of_text, specimens_told, unpaired_told
+from napari_maskcal.settings import check_confidence, check_tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from napari_maskcal.calibrate.guarantee import Grouping, Guarantee
+    from napari_maskcal.calibrate.sums import MaskKind
+    from napari_maskcal.distance.base import Distance
+    from napari_maskcal.read.cache import Cache
+    from napari_maskcal.read.parts import Triplets
+    from napari_maskcal.restore.card import ModelCard
+
+Kind = Literal["folders", "table", "layers"]
+_OF_THE_PROMISE = ("guarantee", "delta", "bound", "grouping", "seed", "tolerance", "confidence")
+_PLACES = {"degraded": "degraded images", "truth": "clean images", "restored": "restored images",
+           "uncertainty": "uncertainty maps"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationChoices:
+    """All that the user set, right or wrong.
+
+    Attributes
+    ----------
+    kind
+        Which of the next attributes say where the triplets are: `degraded`, `truth`, `restored` and `uncertainty`
+        (folders, patterns or files), `manifest` (a table), or `layers`, by the name of the part.
+    group
+        For folders a regular expression, for layers a text as of `groups_of_text`; empty: each image is one.
+    restorer, mask_model
+        See `load_restorer` and `load_mask_model`.
+    distance, mask, intensity, field_px
+        See `Plan`.
+    guarantee, delta, bound, grouping, seed, tolerance, confidence
+        See `Promise`. A tolerance of None is chosen once the errors are known.
+    """
+
+    kind: Kind
+    degraded: str = ""
+    truth: str = ""
+    restored: str = ""
+    uncertainty: str = ""
+    manifest: str = ""
+    layers: Mapping[str, Source | None] = field(default_factory=dict)
+    group: str = ""
+    restorer: str
+    mask_model: str
+    distance: str = "l1"
+    mask: MaskKind = "binary"
+    intensity: Literal["share", "raw"] = "share"
+    field_px: int | None = None
+    guarantee: Guarantee = "marginal"
+    delta: float | None = None
+    bound: float | None = None
+    grouping: Grouping = "worst"
+    seed: int = 0
+    tolerance: float | None = None
+    confidence: float = 0.9
+
+    def measures_like(self, other: CalibrationChoices) -> bool:
+        """Whether the same fields are measured in the same way, whatever is promised of them."""
+        names = [f.name for f in fields(self) if f.name not in _OF_THE_PROMISE]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def promise(self, *, tolerance: float | None = None, confidence: float | None = None) -> Promise:
+        """Return the promise that is asked for, at another tolerance or confidence if these are given.
+
+        Raises
+        ------
+        ValueError
+            If a number is missing or out of range.
+        """
+        tolerance = self.tolerance if tolerance is None else tolerance
+        if tolerance is None:
+            raise ValueError("no tolerance is set; choose the largest error that you accept")
+        return Promise(
+            tolerance=tolerance, confidence=self.confidence if confidence is None else confidence,
+            guarantee=self.guarantee, grouping=self.grouping, seed=self.seed,
+            delta=self.delta if self.guarantee == "pac" else None,
+            bound=self.bound if self.guarantee == "expected" else None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRequest:
+    """Choices that can be measured.
+
+    Attributes
+    ----------
+    minimal_groups
+        How many groups the promise takes at least; fewer are refused before any network runs.
+    stop_above
+        See `Plan`.
+    """
+
+    choices: CalibrationChoices
+    distance: Distance
+    minimal_groups: int
+    stop_above: float
+
+
+def resolve_calibration(choices: CalibrationChoices) -> CalibrationRequest | list[Problem]:
+    """Return what to measure, or all that stands in its way and can be known without opening an image."""
+    problems = [*_source_problems(choices), *_model_problems(choices), *promise_problems(choices)]
+    distance: Distance | None = None
+    try:
+        distance = parse_distance(choices.distance)
+    except (ValueError, ImportError) as error:
+        problems.append(Problem(field="distance", message=str(error)))
+    if choices.field_px is not None and choices.field_px < 1:
+        problems.append(Problem(field="field_px", message=f"field size is {choices.field_px}; give at least 1 pixel"))
+    if problems or distance is None:
+        return problems
+    known = choices.tolerance is not None
+    return CalibrationRequest(
+        choices=replace(choices, intensity=choices.intensity if distance.in_intensity_units else "share"),
+        distance=distance,
+        minimal_groups=groups_needed(choices.promise()) if known else _groups_at_any_tolerance(choices),
+        stop_above=2 * choices.tolerance if choices.tolerance is not None else float("inf"),
+    )
+
+
+def promise_problems(choices: CalibrationChoices) -> list[Problem]:
+    """Return what is wrong with the numbers of the promise."""
+    problems = []
+
+    def check(name: str, condition: bool, message: str) -> None:
+        if condition:
+            problems.append(Problem(field=name, message=message))
+
+    for name, value, checked in (("tolerance", choices.tolerance, check_tolerance),
+                                 ("confidence", choices.confidence, check_confidence)):  # fmt: skip
+        try:
+            checked(value if value is not None else 1.0)
+        except ValueError as error:
+            check(name, True, str(error))
+    risk, bound = choices.delta, choices.bound
+    check("delta", choices.guarantee == "pac" and not 0 < (risk or 0) < 1,
+          f"risk is {risk}; give a number between 0 and 1, such as 0.1")  # fmt: skip
+    check("bound", choices.guarantee == "expected" and not (choices.tolerance or 0) <= (bound or -1) < float("inf"),
+          f"largest error that can count is {bound}; give a number that is at least the tolerance")  # fmt: skip
+    return problems
+
+
+def parts_needed(choices: CalibrationChoices) -> tuple[str, ...]:
+    """Return which parts have to be given, for the models chosen."""
+    needed = ["degraded", "truth"]
+    if choices.restorer == GIVEN:
+        needed.append("restored")
+    if _mask_is_given(choices.mask_model):
+        needed.append("uncertainty")
+    return tuple(needed)
+
+
+def make_plan(request: CalibrationRequest, layers: Mapping[str, Any], cache: Cache | None) -> Plan:
+    """Load the models and list the triplets; this takes seconds, so it is done in a thread.
+
+    Parameters
+    ----------
+    request
+        What to measure.
+    layers
+        The arrays of the layers, by the name of the part.
+    cache
+        Where the headers of files are kept.
+
+    Raises
+    ------
+    ValueError
+        If a model cannot be loaded, or there are no triplets.
+    """
+    choices = request.choices
+    restorer = load_restorer(choices.restorer)
+    mask_model = load_mask_model(choices.mask_model, restorer)
+    if restorer.network is not None and mask_model.card.normalisation != restorer.card.normalisation:
+        raise ValueError(f"{mask_model.card.name} normalises intensities otherwise than {restorer.card.name} does")
+    return Plan(
+        triplets=_triplets(choices, layers, cache), restorer=restorer, mask_model=mask_model,
+        distance=request.distance, mask=choices.mask, intensity=choices.intensity, field_px=choices.field_px,
+        stop_above=request.stop_above, minimal_groups=request.minimal_groups,
+    )  # fmt: skip
+
+
+def preview_groups(choices: CalibrationChoices) -> str:
+    """Say which specimens the names of the files give, without opening an image; empty while nothing is chosen.
+
+    Raises
+    ------
+    ValueError
+        If the files cannot be listed, or the pattern is none.
+    """
+    if choices.kind == "folders" and choices.degraded and choices.truth:
+        places = {part: getattr(choices, part) for part in parts_needed(choices) if getattr(choices, part)}
+        sources, faults = find_sources(places, group=choices.group or None)
+        owners = [source.group_of("") for source in sources]
+        told = "" if not any(s.single for s in sources) else " (planes are counted when they are measured)"
+        return specimens_told(owners, grouped=bool(choices.group), files="files") + told + unpaired_told(len(faults))
+    if choices.kind == "table" and choices.manifest:
+        listed, faults, grouped = sources_in_manifest(Path(choices.manifest).expanduser())
+        owners = [source.group_of("") for source in listed]
+        return specimens_told(owners, grouped=grouped, files="lines") + unpaired_told(len(faults))
+    degraded = choices.layers.get("degraded")
+    if choices.kind == "layers" and degraded is not None and len(degraded.shape) in (2, 3):
+        count = _field_count(degraded.shape)
+        return specimens_told(
+            groups_of_text(choices.group, count) or [str(i) for i in range(count)],
+            grouped=bool(choices.group), files="fields",
+        )  # fmt: skip
+    return ""
+
+
+# ---- where the triplets are
+
+
+def _source_problems(choices: CalibrationChoices) -> list[Problem]:
+    if choices.kind == "layers":
+        return _layer_problems(choices)
+    if choices.kind == "table":
+        fault = _place_fault(choices.manifest, "table", file=True)
+        return [Problem(field="manifest", message=fault)] if fault else []
+    found = [(part, _place_fault(getattr(choices, part), _PLACES[part])) for part in parts_needed(choices)]
+    problems = [Problem(field=part, message=fault) for part, fault in found if fault]
+    try:
+        re.compile(choices.group)
+    except re.error as error:
+        message = f"{choices.group!r} is not a regular expression: {error}; write one such as (specimen\\d+)"
+        problems.append(Problem(field="group", message=message))
+    return problems
+
+
+def _place_fault(place: str, what: str, *, file: bool = False) -> str | None:
+    if not place.strip():
+        return f"choose the {what}"
+    path = Path(place).expanduser()
+    if file:
+        return None if path.is_file() else f"{path} does not exist; choose a CSV or TSV file"
+    if path.exists() or glob.has_magic(str(path)):
+        return None
+    return f"{path} does not exist; choose a folder, or a pattern such as low/*.tif"
+
+
+def _layer_problems(choices: CalibrationChoices) -> list[Problem]:
+    problems, sizes = [], {}
+    for part in parts_needed(choices):
+        source = choices.layers.get(part)
+        fault = _layer_fault(source, _PLACES[part])
+        if fault is None and source is not None:
+            sizes[part] = _field_count(source.shape)
+            if sizes[part] != sizes.get("degraded", sizes[part]):
+                fault = f"{source.name} has {sizes[part]} fields, the degraded layer {sizes['degraded']}; take as many"
+        if fault:
+            problems.append(Problem(field=part, message=fault))
+    try:
+        groups_of_text(choices.group, sizes.get("degraded", 0)) if "degraded" in sizes else None
+    except ValueError as error:
+        problems.append(Problem(field="group", message=str(error)))
+    return problems
+
+
+def _layer_fault(source: Source | None, what: str) -> str | None:
+    if source is None:
+        return f"choose the layer with the {what}"
+    if source.rgb:
+        return f"{source.name} is an RGB image and the network takes one channel; right-click it and Split RGB"
+    if len(source.shape) not in (2, 3):
+        return f"{source.name} has shape {source.shape}; take a layer of (fields, Y, X), or (Y, X) for one field"
+    return None
+
+
+def _field_count(shape: Sequence[int]) -> int:
+    return shape[0] if len(shape) == 3 else 1
+
+
+def _triplets(choices: CalibrationChoices, layers: Mapping[str, Any], cache: Cache | None) -> Triplets:
+    if choices.kind == "table":
+        return read_manifest(choices.manifest, cache=cache)
+    needed = parts_needed(choices)
+    if choices.kind == "folders":
+        places = {part: getattr(choices, part) for part in needed}
+        return read_triplets(**places, group=choices.group or None, cache=cache)
+    count = _field_count(layers["degraded"].shape)
+    groups = groups_of_text(choices.group, count)
+    return triplets_from_arrays(**{part: layers[part] for part in needed}, groups=groups)
+
+
+# ---- models and words
+
+
+def _model_problems(choices: CalibrationChoices) -> list[Problem]:
+    problems: list[Problem] = []
+    restorer, _, fault = restorer_card(choices.restorer)
+    if fault:
+        problems.append(Problem(field="restorer", message=fault))
+    card, fault = _mask_card(choices.mask_model)
+    if fault is None and choices.mask_model == "augmentation" and choices.restorer == GIVEN:
+        fault = "images that are already restored cannot be turned and restored again; choose another mask model"
+    if fault is None and card and restorer and choices.restorer != GIVEN:
+        same = card.normalisation == restorer.normalisation
+        fault = None if same else f"{card.name} normalises intensities otherwise than {restorer.name} does"
+    if fault:
+        problems.append(Problem(field="mask_model", message=fault))
+    return problems
+
+
+def _mask_card(choice: str) -> tuple[ModelCard | None, str | None]:
+    """Return the card of a bundle, and why it can't be read; words have neither yet."""
+    if is_words(choice):
+        return None, None
+    try:
+        return describe_bundle(choice).card, None
+    except (ValueError, OSError, MemoryError) as error:
+        return None, str(error)
+
+
+def _mask_is_given(choice: str) -> bool:
+    card, _ = _mask_card(choice)
+    return choice.partition(":")[0] == GIVEN or (card is not None and card.network.get("kind") == GIVEN)
+
+
+def _groups_at_any_tolerance(choices: CalibrationChoices) -> int:
+    return 1 if choices.guarantee == "expected" else groups_needed(choices.promise(tolerance=1.0))

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
 from napari_maskcal.calibrate.certify import Measured
-from napari_maskcal.calibrate.guarantee import minimal_n
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.calibrate.sums import MaskKind
-from napari_maskcal.distance.registry import Distance, parse_distance
-from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
+from napari_maskcal.calibration_fields import fields_of
+from napari_maskcal.calibration_plan import Plan, check_plan, groups_needed
+from napari_maskcal.distance.registry import Distance, is_built_in, parse_distance
+from napari_maskcal.models import GIVEN_RESTORER, matched
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.survey import all_faults, survey
-from napari_maskcal.read.triplet_images import TripletImage, image_of_parts, read_unchanged
 from napari_maskcal.restore.events import (
     Cancelled,
     CancelToken,
@@ -29,69 +25,21 @@ from napari_maskcal.restore.events import (
     Failed,
     FieldMeasured,
     FieldSurveyed,
-    PlaneDone,
     Warned,
 )
-from napari_maskcal.restore.given import Given
 from napari_maskcal.settings import DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.calibrate.sums import MaskKind
     from napari_maskcal.models import MaskModel, Restorer
     from napari_maskcal.read.cache import Cache
     from napari_maskcal.read.parts import Triplet, Triplets
     from napari_maskcal.read.survey import Surveyed
 
-_ROUNDING = 1e-6  # of float32, in shares of the intensity range
 _KEPT_FORMAT = 1  # of measurements in the cache; a new number lets the old ones be
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to measure, and how.
-
-    Attributes
-    ----------
-    triplets
-        The fields, or the planes that they are cut from.
-    restorer, mask_model
-        What makes the restored images and the uncertainty; either may stand for images that are given.
-    distance, mask
-        See `image_threshold`.
-    intensity
-        Unit of errors in intensity: ``"share"`` of the plane's range, or ``"raw"``.
-    field_px
-        Cut each plane into square fields of this many restored pixels; None: a plane is a field.
-    stop_above
-        For a distance that is walked: how far, the largest tolerance that may be asked for later.
-    asked
-        The largest that is asked for now: results that were kept of an earlier walk do if they reach this far. None:
-        `stop_above`.
-    minimal_groups
-        How many groups the promise to come will take.
-    """
-
-    triplets: Triplets
-    restorer: Restorer
-    mask_model: MaskModel
-    distance: Distance
-    mask: MaskKind = "binary"
-    intensity: Literal["share", "raw"] = "share"
-    field_px: int | None = None
-    stop_above: float = np.inf
-    asked: float | None = None
-    minimal_groups: int = 0
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Of both networks."""
-        return Fingerprint.of(self.restorer, self.mask_model.card, self.mask_model.sha256)
-
-    @property
-    def cards_hashes(self) -> set[str]:
-        """Content of all images that either network was trained on."""
-        return {*self.restorer.card.trained_on_sha256, *self.mask_model.card.trained_on_sha256}
 
 
 def calibrate(
@@ -186,13 +134,6 @@ def calibrate(
     return certificate
 
 
-def groups_needed(promise: Promise) -> int:
-    """Return how many groups a promise takes at least, whatever their distances."""
-    if promise.guarantee == "expected":
-        return max(1, int(np.ceil((promise.bound or 0) / promise.tolerance - 1 - 1e-9)))
-    return minimal_n(promise.confidence, promise.guarantee, promise.delta)
-
-
 def measure(
     plan: Plan, *, device: str = DEVICE.default, cache: Cache | None = None, cancel: CancelToken | None = None
 ) -> Iterator[Event]:
@@ -203,7 +144,7 @@ def measure(
     """
     cancel = cancel or CancelToken()
     try:
-        _check_plan(plan)
+        check_plan(plan)
         surveyed: list[Surveyed] = []
         for looked_at in _survey(plan, cache, cancel):
             surveyed.append(looked_at)
@@ -222,89 +163,6 @@ def measure(
         yield Done(result=_together(plan, [one for i in range(len(surveyed)) for one in measured[i]]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error)
-
-
-def fields_of(
-    plan: Plan,
-    surveyed: Sequence[Surveyed],
-    *,
-    device: str,
-    cancel: CancelToken,
-    warned: list[Warned],
-) -> Iterator[list[CalibrationField]]:
-    """Restore and mask each triplet, and yield its fields; warnings are put into `warned`."""
-    from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
-
-    image = _image_of(surveyed, "degraded")
-    given = Given(
-        restored=_image_of(surveyed, "restored") if plan.restorer.network is None else None,
-        uncertainty=_image_of(surveyed, "uncertainty") if plan.mask_model.network is None else None,
-    )
-    indices = [(i,) for i in range(len(surveyed))]
-    for event in process(image, indices, plan.restorer, plan.mask_model, given=given, device=device, cancel=cancel):
-        if isinstance(event, Warned):
-            warned.append(event)
-        if isinstance(event, PlaneDone):
-            yield _fields_of_plane(plan, surveyed[event.index[0]], event)
-
-
-def _check_plan(plan: Plan) -> None:
-    """Raise ValueError for all that can be known before a file is read."""
-    if not len(plan.triplets) and not plan.triplets.faults:
-        raise ValueError("there are no triplets; choose folders, a table or layers that have some")
-    if plan.mask not in get_args(MaskKind):
-        raise ValueError(f"there is no {plan.mask!r} mask; it is 'soft' or 'binary'")
-    if plan.intensity not in ("share", "raw"):
-        raise ValueError(f"intensity is {plan.intensity!r}; it is 'share' of the plane's range, or 'raw'")
-    if plan.intensity == "raw" and not plan.distance.in_intensity_units:
-        raise ValueError(
-            f"{plan.distance.sentence_name} has no intensity unit; leave the unit at the share of the range"
-        )
-    _ = plan.distance.identity  # weights that cannot be had are missed now, not after the survey
-    check_pair(plan.restorer, plan.mask_model)
-    _check_field_size(plan)
-    _check_given(plan)
-    _check_foreign(plan)
-
-
-def _check_field_size(plan: Plan) -> None:
-    size = plan.field_px
-    if size is None:
-        return
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"field size is {size!r} pixels; give a whole number of at least 1")
-    for triplet in plan.triplets:
-        height, width = (plan.restorer.card.scale_factor * n for n in triplet.degraded.shape)
-        if size > min(height, width):
-            raise ValueError(
-                f"{triplet.name} has {height} × {width} restored pixels, too small for a field of {size}; choose less"
-            )
-
-
-def _check_given(plan: Plan) -> None:
-    """Refuse images beside a network that makes them: one of the two would be left out without a word."""
-    for name, model in (("restored", plan.restorer), ("uncertainty", plan.mask_model)):
-        if model.network is None:
-            continue
-        if given := [triplet.name for triplet in plan.triplets if name in triplet.parts()]:
-            raise ValueError(
-                f"{len(given)} triplets, the first {given[0]}, bring a {name} image, but {model.card.name} makes its "
-                "own; leave out either"
-            )
-
-
-def _check_foreign(plan: Plan) -> None:
-    """Refuse specimens that a network was trained on, also where only their folder has the name."""
-    known: dict[str, str] = {}
-    for triplet in plan.triplets:
-        for name in (triplet.group, *triplet.group.split("/")):
-            known.setdefault(name.casefold(), name)
-    for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := sorted(known[name] for name in {name.casefold() for name in card.trained_on} & set(known)):
-            raise ValueError(
-                f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
-                "these groups out"
-            )
 
 
 def _survey(plan: Plan, cache: Cache | None, cancel: CancelToken) -> Iterator[Surveyed]:
@@ -327,6 +185,8 @@ def _measure_all(
     cancel: CancelToken,
 ) -> Iterator[Event]:
     """Fill `measured`, first with what is kept from an earlier calibration, and yield a `FieldMeasured` for each."""
+    if not is_built_in(plan.distance):
+        cache = None  # what a user's function computes may change while its name, and even its text, stay
     keys = [_key(plan, item) for item in surveyed]
     for i, fields in _kept(plan, keys, cache).items():
         measured[i] = _renamed(fields, surveyed[i].triplet)
@@ -375,53 +235,11 @@ def _measure_new(
             counts.popleft()
 
 
-def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[CalibrationField]:
-    truth, restored = read_unchanged(item.triplet.truth, item.hashes["truth"]), done.restored.astype(np.float64)
-    if np.abs(restored - truth).max() <= _ROUNDING * done.span:
-        raise ValueError(
-            f"{item.triplet.truth.describe()} is what the restorer makes of the degraded image, not a truth that was "
-            "measured; leave it out"
-        )
-    if plan.intensity == "share" or not plan.distance.in_intensity_units:
-        restored, truth = ((image.astype(np.float64) - done.offset) / done.span for image in (restored, truth))
-    whole = CalibrationField(
-        name=item.triplet.name, source=item.triplet.name, group=item.triplet.group, uncertainty=done.uncertainty,
-        restored=restored, truth=truth, span=done.span, sha256=item.pair_sha256,
-    )  # fmt: skip
-    return [whole] if plan.field_px is None else _cut(whole, plan.field_px)
-
-
-def _cut(plane: CalibrationField, size: int) -> list[CalibrationField]:
-    """Return the square blocks of a plane, from its first pixel on; what is left at the far edges is not used."""
-    height, width = plane.uncertainty.shape
-    corners = [(y, x) for y in range(0, height - size + 1, size) for x in range(0, width - size + 1, size)]
-    blocks = [((slice(y, y + size), slice(x, x + size)), f"{plane.name} y{y} x{x}") for y, x in corners]
-    return [
-        replace(
-            plane, name=name, uncertainty=plane.uncertainty[block], restored=plane.restored[block],
-            truth=plane.truth[block], plane_shape=plane.uncertainty.shape,
-        )
-        for block, name in blocks
-    ]  # fmt: skip
-
-
-def _image_of(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
-    """Return one part of all triplets as an image."""
-    parts = [item.triplet.parts().get(name) for item in surveyed]
-    if None in parts:
-        first = surveyed[parts.index(None)].triplet.name
-        raise ValueError(
-            f"{parts.count(None)} triplets, the first {first}, have no {name} image, "
-            "and nothing was chosen that makes it; add the images, or choose a model"
-        )
-    known = [part for part in parts if part is not None]
-    return image_of_parts(known, [item.hashes[name] for item in surveyed], name=f"the {name} images")
-
-
 def _key(plan: Plan, item: Surveyed) -> str:
     """Return what decides a measurement, as one text."""
     decides = {
-        "format": _KEPT_FORMAT, "content": item.sha256, "fingerprint": plan.fingerprint.model_dump(mode="json"),
+        "format": [_KEPT_FORMAT, *MeasuredField.__slots__], "content": item.sha256,
+        "fingerprint": plan.fingerprint.model_dump(mode="json"),
         "distance": [plan.distance.name, plan.distance.identity], "mask": plan.mask, "intensity": plan.intensity,
         "field_px": plan.field_px,
     }  # fmt: skip

@@ -12,7 +12,8 @@ from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold
 from napari_maskcal.calibrate.measure import measure_fields
 from napari_maskcal.calibrate.threshold import image_threshold, is_exact, trust_mask
-from napari_maskcal.calibration import Plan, fields_of
+from napari_maskcal.calibration_fields import fields_of
+from napari_maskcal.calibration_plan import Plan
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
 from napari_maskcal.read.faults import Fault, FaultyTriplets

@@ -266,7 +266,7 @@ def test_a_mask_that_says_nothing_is_remarked_on(promise):
     nothing = remarks(shares(promise, 0.0, tolerance=11.0))[0]
     assert "nothing is marked in any field: the tolerance of 11 intensity units is not below the largest" in nothing
     assert "10 intensity units of 0 9" in nothing
-    assert "--mask binary" in remarks(promise.model_copy(update={"mask": "soft"}))[0]
+    assert "calibrate for a binary mask" in remarks(promise.model_copy(update={"mask": "soft"}))[0]
 
 
 def test_pins_are_kept_of_the_same_measurements_only(promise):

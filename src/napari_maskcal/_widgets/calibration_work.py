@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from napari_maskcal.bundle import write_bundle
 from napari_maskcal.calibrate.certificate import Certificate, Pin
 from napari_maskcal.calibrate.measure import MeasuredField
-from napari_maskcal.calibration import Plan, fields_of, measure
+from napari_maskcal.calibration import measure
+from napari_maskcal.calibration_fields import fields_of
+from napari_maskcal.calibration_plan import Plan
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.parts import Triplet, Triplets

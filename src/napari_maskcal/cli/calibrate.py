@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
     from napari_maskcal.calibrate.certify import Measured
     from napari_maskcal.calibrate.promise import Promise
-    from napari_maskcal.calibration import Plan
+    from napari_maskcal.calibration_plan import Plan
     from napari_maskcal.read.cache import Cache
 
 _PROMISE = ("tolerance", "confidence", "guarantee", "delta", "bound", "grouping", "seed")
@@ -92,7 +92,7 @@ def _promise(chosen: dict[str, Any]) -> Promise | None:
 
 def _plan(where: Where, chosen: dict[str, Any], promise: Promise | None, cache: Cache | None) -> Plan:
     """Return what to measure; for suggestions any number of groups will do, and no walk is cut short."""
-    from napari_maskcal.calibration import Plan, groups_needed
+    from napari_maskcal.calibration_plan import Plan, groups_needed
     from napari_maskcal.distance.registry import parse_distance
 
     distance = parse_distance(chosen["distance"])

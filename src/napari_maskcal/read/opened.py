@@ -50,6 +50,9 @@ class Header:
         return {axis: size for axis, size in leading if size != 1}
 
 
+_KIND = f"header of {' '.join(Header.__slots__)}"  # what an earlier version kept had other ones
+
+
 def header_of(image: Image) -> Header:
     """Return what `image` says of itself."""
     dtype = np.dtype(image.data.dtype).newbyteorder("=").name
@@ -65,7 +68,7 @@ def read_header(path: Path, *, axes: str | None, cache: Cache | None = None) -> 
     ValueError
         As `open_image`.
     """
-    key = file_key("header", path, file_state(path), axes) if cache else ""
+    key = file_key(_KIND, path, file_state(path), axes) if cache else ""
     if cache and (kept := _parsed(cache.get(key))):
         return kept
     header = header_of(open_image(path, axes=axes))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_maskcal.read.checks import Duplicates, own_faults
 from napari_maskcal.read.consistency import Consistency
-from napari_maskcal.read.facts import facts_from_bytes, facts_to_bytes, measure
+from napari_maskcal.read.facts import Facts, facts_from_bytes, facts_to_bytes, measure
 from napari_maskcal.read.faults import Fault, fault_of, unique
 from napari_maskcal.read.opened import file_key, file_state
 from napari_maskcal.read.parts import REMEDY
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from napari_maskcal.read.cache import Cache
-    from napari_maskcal.read.facts import Facts
     from napari_maskcal.read.parts import Part, Triplet, Triplets
+
+
+_KIND = f"facts of {' '.join(Facts.__slots__)}"  # what an earlier version kept had other ones
 
 
 class Cancel(Protocol):
@@ -148,7 +150,7 @@ def _kept_or_measured(part: Part, cache: Cache | None, state: Callable[[Path], t
     path = part.image
     if cache is None or not isinstance(path, Path):
         return measure(part.read())
-    key = file_key("facts", path, state(path), part.axes, part.index)
+    key = file_key(_KIND, path, state(path), part.axes, part.index)
     if kept := cache.get(key):
         return facts_from_bytes(kept)
     facts = measure(part.read())

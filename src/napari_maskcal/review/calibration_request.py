@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.calibration import Plan, groups_needed
+from napari_maskcal.calibration_plan import Plan, groups_needed
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import load_mask_model, load_restorer

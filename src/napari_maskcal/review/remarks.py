@@ -38,5 +38,5 @@ def remarks(certificate: Certificate) -> list[str]:
         )
         found.append(f"nothing is marked in any field: the tolerance of {tolerance} {reason}")
     if certificate.mask == "soft":
-        found.append("the mask is soft, and Review draws binary ones only: calibrate with --mask binary to look at it")
+        found.append("the mask is soft, and Review draws binary ones only: calibrate for a binary mask to look at it")
     return found

@@ -1,0 +1,132 @@
+"""What a calibration is to measure, and all that can be wrong with it before a file is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from napari_maskcal.calibrate.certificate import Fingerprint
+from napari_maskcal.calibrate.guarantee import minimal_n
+from napari_maskcal.calibrate.sums import MaskKind
+from napari_maskcal.models import check_pair
+
+if TYPE_CHECKING:
+    from napari_maskcal.calibrate.promise import Promise
+    from napari_maskcal.distance.registry import Distance
+    from napari_maskcal.models import MaskModel, Restorer
+    from napari_maskcal.read.parts import Triplets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure, and how.
+
+    Attributes
+    ----------
+    triplets
+        The fields, or the planes that they are cut from.
+    restorer, mask_model
+        What makes the restored images and the uncertainty; either may stand for images that are given.
+    distance, mask
+        See `image_threshold`.
+    intensity
+        Unit of errors in intensity: ``"share"`` of the plane's range, or ``"raw"``.
+    field_px
+        Cut each plane into square fields of this many restored pixels; None: a plane is a field.
+    stop_above
+        For a distance that is walked: how far, the largest tolerance that may be asked for later.
+    asked
+        The largest that is asked for now: results that were kept of an earlier walk do if they reach this far. None:
+        `stop_above`.
+    minimal_groups
+        How many groups the promise to come will take.
+    """
+
+    triplets: Triplets
+    restorer: Restorer
+    mask_model: MaskModel
+    distance: Distance
+    mask: MaskKind = "binary"
+    intensity: Literal["share", "raw"] = "share"
+    field_px: int | None = None
+    stop_above: float = np.inf
+    asked: float | None = None
+    minimal_groups: int = 0
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of both networks."""
+        return Fingerprint.of(self.restorer, self.mask_model.card, self.mask_model.sha256)
+
+    @property
+    def cards_hashes(self) -> set[str]:
+        """Content of all images that either network was trained on."""
+        return {*self.restorer.card.trained_on_sha256, *self.mask_model.card.trained_on_sha256}
+
+
+def groups_needed(promise: Promise) -> int:
+    """Return how many groups a promise takes at least, whatever their distances."""
+    if promise.guarantee == "expected":
+        return max(1, int(np.ceil((promise.bound or 0) / promise.tolerance - 1 - 1e-9)))
+    return minimal_n(promise.confidence, promise.guarantee, promise.delta)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise ValueError for all that can be known before a file is read."""
+    if not len(plan.triplets) and not plan.triplets.faults:
+        raise ValueError("there are no triplets; choose folders, a table or layers that have some")
+    if plan.mask not in get_args(MaskKind):
+        raise ValueError(f"there is no {plan.mask!r} mask; it is 'soft' or 'binary'")
+    if plan.intensity not in ("share", "raw"):
+        raise ValueError(f"intensity is {plan.intensity!r}; it is 'share' of the plane's range, or 'raw'")
+    if plan.intensity == "raw" and not plan.distance.in_intensity_units:
+        raise ValueError(
+            f"{plan.distance.sentence_name} has no intensity unit; leave the unit at the share of the range"
+        )
+    _ = plan.distance.identity  # weights that cannot be had are missed now, not after the survey
+    check_pair(plan.restorer, plan.mask_model)
+    _check_field_size(plan)
+    _check_given(plan)
+    _check_foreign(plan)
+
+
+def _check_field_size(plan: Plan) -> None:
+    size = plan.field_px
+    if size is None:
+        return
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"field size is {size!r} pixels; give a whole number of at least 1")
+    for triplet in plan.triplets:
+        height, width = (plan.restorer.card.scale_factor * n for n in triplet.degraded.shape)
+        if size > min(height, width):
+            raise ValueError(
+                f"{triplet.name} has {height} × {width} restored pixels, too small for a field of {size}; choose less"
+            )
+
+
+def _check_given(plan: Plan) -> None:
+    """Refuse images beside a network that makes them: one of the two would be left out without a word."""
+    for name, model in (("restored", plan.restorer), ("uncertainty", plan.mask_model)):
+        if model.network is None:
+            continue
+        if given := [triplet.name for triplet in plan.triplets if name in triplet.parts()]:
+            raise ValueError(
+                f"{len(given)} triplets, the first {given[0]}, bring a {name} image, but {model.card.name} makes its "
+                "own; leave out either"
+            )
+
+
+def _check_foreign(plan: Plan) -> None:
+    """Refuse specimens that a network was trained on, also where only their folder has the name."""
+    known: dict[str, str] = {}
+    for triplet in plan.triplets:
+        for name in (triplet.group, *triplet.group.split("/")):
+            known.setdefault(name.casefold(), name)
+    for card in (plan.restorer.card, plan.mask_model.card):
+        if shared := sorted(known[name] for name in {name.casefold() for name in card.trained_on} & set(known)):
+            raise ValueError(
+                f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
+                "these groups out"
+            )

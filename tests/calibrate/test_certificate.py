@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from calibration_fields import FINGERPRINT, certified, random_fields
 from napari_maskcal.calibrate import conformal_threshold, image_threshold
 from napari_maskcal.calibrate.certificate import Certificate, Fingerprint, clopper_pearson
-from napari_maskcal.calibrate.certify import certify
+from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.calibrate.curves import GridCurves
 from napari_maskcal.distance.custom import from_callable
 from napari_maskcal.restore.card import Normalisation

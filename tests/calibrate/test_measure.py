@@ -71,11 +71,12 @@ def test_the_curve_is_that_of_the_field_on_three_decades_of_the_ladder(mask, dis
 
 def test_a_field_whose_distance_is_on_the_ladder_passes_at_the_end_of_its_curve():
     u = np.full((4, 5), 0.5, np.float32)
-    field = CalibrationField(name="a", group="a", uncertainty=u, restored=u * 0 + 0.02, truth=u * 0)
-    found = measured(replace(field, restored=np.full((4, 5), 0.02)))
-    assert found.distance == pytest.approx(0.02, rel=1e-12)
-    assert found.curve[-1] == np.inf
-    assert together([found]).at(5.0)[0] == np.inf
+    field = CalibrationField(name="a", group="a", uncertainty=u, restored=u * 0 + 0.25, truth=u * 0)
+    for mask in ("soft", "binary"):
+        found = measured(field, mask=mask)
+        assert found.distance == 0.25
+        assert found.curve[-1] == np.inf
+        assert together([found]).at(5.0)[0] == np.inf
 
 
 def test_a_field_without_error_passes_at_every_tolerance():

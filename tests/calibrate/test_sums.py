@@ -164,6 +164,32 @@ def test_running_sums_by_blocks_are_those_one_by_one():
         assert np.array_equal(pixels.thresholds(budgets), expected)
 
 
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 500])
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("levels", [0, 3, 40])
+def test_a_soft_threshold_from_sums_of_blocks_uses_each_budget_up(n, p, levels):
+    rng = np.random.default_rng(n + levels)
+    u = np.sort(rng.random(n) + 0.1)
+    u = np.ceil(u * levels) / levels if levels else u
+    error = rng.random(n) * (rng.random(n) > 0.3)
+    error[0] = 0.5
+    pixels = SortedPixels.of(u, error, p=p, unit=1.0, mask="soft", below=0.2, above=0.7)
+    budgets = np.sort(rng.random(200)) * (0.2 + (error**p).sum() + 0.7 * u[-1] ** p)
+    for budget, t in zip(budgets, pixels.thresholds(budgets), strict=True):
+        used = 0.2 + (np.minimum(t / u, 1) ** p * error**p).sum() + 0.7 * t**p
+        assert used == pytest.approx(max(budget, 0.2), rel=1e-11)
+    assert pixels.thresholds(np.array([1e9]))[0] > u[-1]
+
+
+def test_a_window_without_pixels_is_answered_by_its_edges():
+    nothing = (np.empty(0, np.float32), np.empty(0))
+    for mask, expected in (("soft", 0.25), ("binary", 0.5)):
+        pixels = SortedPixels.of(*nothing, p=1, unit=1.0, mask=mask, low=0.1, high=0.5, below=1.0, above=4.0)
+        assert pixels.thresholds(np.array([2.0]))[0] == expected
+        pixels = SortedPixels.of(*nothing, p=1, unit=1.0, mask=mask, low=0.1, high=0.5, below=1.0)
+        assert pixels.thresholds(np.array([2.0]))[0] == 0.5
+
+
 def test_pixels_without_error_are_not_left_one_by_one(monkeypatch):
     """A sum that is too large by its last digit is found out when it is evaluated; then many pixels cost nothing."""
     calls = []

@@ -117,6 +117,8 @@ def test_no_number_is_rounded_to_a_better_one(value, at_least, at_most):
 def test_a_confidence_is_not_rounded_up_nor_a_tolerance_down():
     sentence = said(tolerance=0.0200049, confidence=0.89999).sentence
     assert "at least 89.999 %" in sentence
+    assert "at least 89.9 %" in said(confidence=0.8999999).sentence
+    assert "least 89.9 % over" in said(confidence=0.8, guarantee="pac", delta=0.1000001).sentence
     assert "at most 2.01 %" in sentence
     assert "at most 20.01 intensity units" in said(tolerance=20.01).model_copy(update={"intensity": "raw"}).sentence
 

@@ -109,6 +109,7 @@ class MeasuredField:
         facts = {
             "name": self.name, "source": self.source, "group": self.group, "sha256": self.sha256, "span": self.span,
             "shape": self.shape, "plane_shape": self.plane_shape, "distance": self.distance, "first": self.first,
+            "reach": self.reach,
         }  # fmt: skip
         return save({"curve": self.curve, "quantiles": self.quantiles}, metadata={"field": json.dumps(facts)})
 

@@ -15,25 +15,24 @@ if TYPE_CHECKING:
     from napari_maskcal.calibrate.sums import MaskKind
 
 
-_BLOCK = 64
+_BLOCK = 64  # pixels whose sum is kept; a running sum over all would be the slowest step of a curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SortedPixels:
-    """A run of pixels, sorted by uncertainty, with the sums on both sides of each.
+    """A run of pixels, sorted by uncertainty.
 
-    With t between the j-th uncertainty and the one before, the sum of (trust |e|)^p is
-    ``below[j] + t^p * above[j]``, j being the number of pixels that are trusted in full. Both arrays have one item
-    more than there are pixels, for a t above them all; a binary mask has no need of them.
+    With t between the j-th uncertainty and the one before, the sum of (trust |e|)^p is that of the first j `powers`
+    plus t^p times that of all later `ratios`, j being the number of pixels that are trusted in full.
 
     Attributes
     ----------
     low, high
         Between which the threshold lies.
-    u, powers
-        Uncertainties, and |e|^p.
-    start
-        Sum of |e|^p of all pixels with smaller uncertainties.
+    u, powers, ratios
+        Uncertainties, |e|^p and (|e| / u)^p; no ratios for a binary mask.
+    below, above
+        Sum of |e|^p of all pixels with smaller uncertainties, and of (|e| / u)^p of those with larger ones.
     """
 
     p: float
@@ -42,9 +41,9 @@ class SortedPixels:
     high: float
     u: NDArray[np.floating[Any]]
     powers: NDArray[np.float64]
-    start: float
-    below: NDArray[np.float64]
-    above: NDArray[np.float64]
+    ratios: NDArray[np.float64]
+    below: float
+    above: float
 
     @classmethod
     def of(
@@ -67,39 +66,52 @@ class SortedPixels:
         ValueError
             If `p` is so large that the sums overflow.
         """
-        powers = powers_of(error, p=p, unit=unit)
-        sums_below = sums_above = np.empty(0)
-        if mask == "soft":
-            sums_below = _running_sum(below, powers)
-            sums_above = _running_sum(above, ratio_powers(u, error, p=p, unit=unit)[::-1])[::-1]
+        ratios = ratio_powers(u, error, p=p, unit=unit) if mask == "soft" and len(u) else np.empty(0)
         return cls(
-            p=p, mask=mask, low=low, high=high, u=u, powers=powers, start=below, below=sums_below, above=sums_above
-        )
+            p=p, mask=mask, low=low, high=high, u=u, powers=powers_of(error, p=p, unit=unit), ratios=ratios,
+            below=below, above=above,
+        )  # fmt: skip
 
     def thresholds(self, budgets: NDArray[np.float64], *, shrink: float = 1.0) -> NDArray[np.float64]:
         """Return the threshold at which each budget is used up; soft ones are multiplied by `shrink`."""
-        if self.mask == "binary":
-            # The pixel that is too much takes its whole group of equals with it, smaller ones not.
-            full = _count_fitting(self.powers, budgets, start=self.start)
-            inside = full < len(self.u)
-            found = np.full(len(budgets), self.high)
-            found[inside] = np.nextafter(self.u[full[inside]], self.u.dtype.type(0))
-            return found
-        full = self._trusted_in_full(budgets)
+        if not len(self.u):
+            powers = (budgets - self.below) / self.above if self.above else np.full_like(budgets, np.inf)
+            found = np.maximum(powers, 0) ** (1 / self.p) * shrink if self.mask == "soft" else np.inf
+            return np.clip(found + np.zeros_like(budgets), self.low, self.high)
+        return self._binary(budgets) if self.mask == "binary" else self._soft(budgets, shrink)
+
+    def _binary(self, budgets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the number below the pixel that is too much: it takes its whole group of equals with it."""
+        sums = self.below + np.cumsum(_block_sums(self.powers))
+        block = np.searchsorted(sums[:-1], budgets, side="right")  # in which the budget is used up
+        before = np.append(self.below, sums)[block]
+        running = before[:, None] + np.cumsum(_rows(self.powers, block), axis=1)
+        full = block * _BLOCK + np.count_nonzero(running <= budgets[:, None], axis=1)
+        inside = full < len(self.u)
+        found = np.full(len(budgets), self.high)
+        found[inside] = np.nextafter(self.u[full[inside]], self.u.dtype.type(0))
+        return found
+
+    def _soft(self, budgets: NDArray[np.float64], shrink: float) -> NDArray[np.float64]:
+        below = np.append(self.below, self.below + np.cumsum(_block_sums(self.powers)))
+        above = np.append(self.above, self.above + np.cumsum(_block_sums(self.ratios)[::-1]))[::-1]
+        # At the first pixel of each block; rounding must not put them out of order.
+        at_blocks = np.maximum.accumulate(below[:-1] + self._u_power(self.u[::_BLOCK]) * above[:-1])
+        block = np.maximum(np.searchsorted(at_blocks, budgets, side="right") - 1, 0)
+        sums_below = _running_sums(below[block], _rows(self.powers, block))
+        sums_above = _running_sums(above[block + 1], _rows(self.ratios, block)[:, ::-1])[:, ::-1]
+        places = np.minimum(block[:, None] * _BLOCK + np.arange(_BLOCK), len(self.u) - 1)
+        at_pixels = sums_below[:, :-1] + self._u_power(self.u[places]) * sums_above[:, :-1]
+        fitting = np.count_nonzero(at_pixels <= budgets[:, None], axis=1)  # of the block, those trusted in full
+        room, above_all = (np.take_along_axis(sums, fitting[:, None], 1)[:, 0] for sums in (sums_below, sums_above))
+        room = np.maximum(budgets - room, 0)
+        powers = np.divide(room, above_all, out=np.full_like(room, np.inf), where=above_all > 0)
+        full = np.minimum(block * _BLOCK + fitting, len(self.u))
         edges = np.concatenate(([self.low], self.u, [self.high]), dtype=np.float64)
-        room, above = np.maximum(budgets - self.below[full], 0), self.above[full]
-        powers = np.divide(room, above, out=np.full_like(room, np.inf), where=above > 0)
         return np.clip(powers ** (1 / self.p) * shrink, edges[full], edges[full + 1])
 
-    def _trusted_in_full(self, budgets: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Return how many pixels may have u <= t; bisection, since only a few of the sums are ever looked at."""
-        low, high = np.zeros(len(budgets), np.intp), np.full(len(budgets), len(self.u))
-        while (low < high).any():
-            middle = np.minimum((low + high) // 2, len(self.u) - 1)
-            power = powers_of(self.u[middle].astype(np.float64), p=self.p)
-            passes = (self.below[middle] + power * self.above[middle] <= budgets) & (low < high)
-            low, high = np.where(passes, middle + 1, low), np.where(passes, high, np.minimum(middle, high))
-        return low
+    def _u_power(self, u: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        return powers_of(u.astype(np.float64), p=self.p)
 
 
 def sort_pixels(
@@ -120,30 +132,19 @@ def sort_pixels(
     return pairs.astype(np.uint32).view(np.float32), ordered
 
 
-def _running_sum(start: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `start`, and it with one more of the values each time."""
-    sums = np.empty(len(values) + 1)
-    sums[0] = start
-    np.cumsum(values, out=sums[1:])
-    if start:
-        sums[1:] += start
-    return sums
+def _block_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.add.reduceat(values, np.arange(0, len(values), _BLOCK)))
 
 
-def _count_fitting(values: NDArray[np.float64], budgets: NDArray[np.float64], *, start: float) -> NDArray[np.intp]:
-    """Return how many of the values, added to `start` one after the other, each budget has room for.
-
-    By sums of blocks, since a running sum of all is the slowest step of a curve.
-    """
-    if not len(values):
-        return np.zeros(len(budgets), np.intp)
-    sums = start + np.cumsum(np.add.reduceat(values, np.arange(0, len(values), _BLOCK)))
-    block = np.searchsorted(sums, budgets, side="right")  # in which the budget is used up
+def _rows(values: NDArray[np.float64], block: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the values of each block, (blocks, _BLOCK), with zeros beyond the last."""
     places = block[:, None] * _BLOCK + np.arange(_BLOCK)
-    inside = values[np.minimum(places, len(values) - 1)]
-    running = np.append(start, sums)[block][:, None] + np.cumsum(inside, axis=1)
-    fitting = np.count_nonzero(running <= budgets[:, None], axis=1)
-    return np.asarray(np.minimum(block * _BLOCK + fitting, len(values)))
+    return np.where(places < len(values), values[np.minimum(places, len(values) - 1)], 0.0)
+
+
+def _running_sums(start: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `start`, and it with one more value of its row each time."""
+    return np.cumsum(np.concatenate((start[:, None], rows), axis=1), axis=1)
 
 
 def ratio_powers(u: NDArray[Any], error: NDArray[np.float64], *, p: float, unit: float) -> NDArray[np.float64]:

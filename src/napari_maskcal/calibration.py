@@ -113,12 +113,10 @@ def calibrate(
         tolerance=tolerance, confidence=confidence, guarantee=guarantee, delta=delta, bound=bound,
         grouping=grouping, seed=seed,
     )  # fmt: skip
-    asked = max(tolerance, bound or 0.0)  # above its bound no distance counts for more
     plan = Plan(
         triplets=triplets, restorer=matched(restorer or GIVEN_RESTORER, mask_model), mask_model=mask_model,
         distance=parse_distance(distance), mask=mask, intensity=intensity, field_px=field_px,
-        # Twice as far, so that a somewhat larger tolerance is answered without a second walk.
-        stop_above=2 * asked, asked=asked, minimal_groups=groups_needed(promise),
+        promise=promise, minimal_groups=groups_needed(promise),
     )  # fmt: skip
     result: Any = None
     for event in measure(plan, device=device, cache=cache, cancel=cancel):
@@ -209,8 +207,7 @@ def _kept(plan: Plan, keys: Sequence[str], cache: Cache | None) -> dict[int, lis
     """Return what an earlier calibration has kept, by place, where it reaches as far as is asked."""
     kept = cache.get_many(keys) if cache is not None else {}
     fields = {i: _unpack(kept[key]) for i, key in enumerate(keys) if key in kept}
-    asked = plan.stop_above if plan.asked is None else plan.asked
-    return {i: found for i, found in fields.items() if all(one.reach >= asked for one in found)}
+    return {i: found for i, found in fields.items() if all(one.reach >= plan.asked for one in found)}
 
 
 def _measure_new(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, inf
 from typing import TYPE_CHECKING, Literal, get_args
-
-import numpy as np
 
 from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.guarantee import minimal_n
@@ -35,13 +34,10 @@ class Plan:
         Unit of errors in intensity: ``"share"`` of the plane's range, or ``"raw"``.
     field_px
         Cut each plane into square fields of this many restored pixels; None: a plane is a field.
-    stop_above
-        For a distance that is walked: how far, the largest tolerance that may be asked for later.
-    asked
-        The largest that is asked for now: results that were kept of an earlier walk do if they reach this far. None:
-        `stop_above`.
+    promise
+        What will be asked of the fields; None: it is not known yet, so that no walk may be cut short.
     minimal_groups
-        How many groups the promise to come will take.
+        How many groups it will take at least.
     """
 
     triplets: Triplets
@@ -51,9 +47,18 @@ class Plan:
     mask: MaskKind = "binary"
     intensity: Literal["share", "raw"] = "share"
     field_px: int | None = None
-    stop_above: float = np.inf
-    asked: float | None = None
+    promise: Promise | None = None
     minimal_groups: int = 0
+
+    @property
+    def asked(self) -> float:
+        """The distance up to which a walk has to go: above its bound no distance counts for more."""
+        return inf if self.promise is None else max(self.promise.tolerance, self.promise.bound or 0.0)
+
+    @property
+    def stop_above(self) -> float:
+        """The distance up to which a walk does go: further, so that a larger tolerance needs no second one."""
+        return 2 * self.asked
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -69,7 +74,7 @@ class Plan:
 def groups_needed(promise: Promise) -> int:
     """Return how many groups a promise takes at least, whatever their distances."""
     if promise.guarantee == "expected":
-        return max(1, int(np.ceil((promise.bound or 0) / promise.tolerance - 1 - 1e-9)))
+        return max(1, ceil((promise.bound or 0) / promise.tolerance - 1 - 1e-9))
     return minimal_n(promise.confidence, promise.guarantee, promise.delta)
 
 

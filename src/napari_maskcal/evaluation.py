@@ -83,7 +83,7 @@ def evaluate(
     distance = parse_distance(promise.distance)
     plan = Plan(
         triplets=triplets, restorer=restorer, mask_model=mask_model, distance=distance, mask=promise.mask,
-        intensity="raw" if promise.intensity == "raw" else "share", stop_above=promise.tolerance,
+        intensity="raw" if promise.intensity == "raw" else "share",
     )  # fmt: skip
     surveyed = _survey(plan, promise, cache, on_event, cancel)
     plan = replace(plan, field_px=_field_px(promise, triplets, restorer.card.scale_factor))

@@ -61,7 +61,8 @@ def test_good_choices_become_a_plan_with_the_groups_that_the_promise_takes(choic
     expected = {"guarantee": "expected", "bound": 1.0}
     assert requested(choices, **expected).minimal_groups == 19
     assert requested(choices, **expected, tolerance=None).minimal_groups == 1
-    assert requested(choices, tolerance=None).stop_above == np.inf
+    assert requested(choices, tolerance=None).promise is None
+    assert make_plan(requested(choices, tolerance=None), {}, None).stop_above == np.inf
 
 
 def test_a_distance_without_unit_leaves_the_unit_of_intensities_alone(choices):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +97,10 @@ def _plan(where: Where, chosen: dict[str, Any], promise: Promise | None, cache: 
     distance = parse_distance(chosen["distance"])
     triplets = where.read(cache)
     restorer, mask_model = load_models(triplets, chosen["restorer"], chosen["mask_model"])
-    asked = None if promise is None else max(promise.tolerance, promise.bound or 0.0)
     return Plan(
         triplets=triplets, restorer=restorer, mask_model=mask_model, distance=distance, mask=chosen["mask"],
         intensity=chosen["intensity"], field_px=chosen["field_px"],
-        stop_above=inf if asked is None else 2 * asked, asked=asked,
+        promise=promise,
         minimal_groups=0 if promise is None else groups_needed(promise),
     )  # fmt: skip
 

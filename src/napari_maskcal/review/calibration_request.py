@@ -12,7 +12,7 @@ from napari_maskcal.calibrate.promise import Promise
 from napari_maskcal.calibration_plan import Plan, groups_needed
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask.untrained import is_words
-from napari_maskcal.models import load_mask_model, load_restorer
+from napari_maskcal.models import load_mask_model, load_restorer, matched
 from napari_maskcal.read.manifest import sources_in_manifest
 from napari_maskcal.read.sources import find_sources
 from napari_maskcal.read.triplets import read_manifest, read_triplets, triplets_from_arrays
@@ -110,14 +110,14 @@ class CalibrationRequest:
     ----------
     minimal_groups
         How many groups the promise takes at least; fewer are refused before any network runs.
-    stop_above
-        See `Plan`.
+    promise
+        What will be asked of the fields; None while the tolerance is open.
     """
 
     choices: CalibrationChoices
     distance: Distance
     minimal_groups: int
-    stop_above: float
+    promise: Promise | None
 
 
 def resolve_calibration(choices: CalibrationChoices) -> CalibrationRequest | list[Problem]:
@@ -132,12 +132,12 @@ def resolve_calibration(choices: CalibrationChoices) -> CalibrationRequest | lis
         problems.append(Problem(field="field_px", message=f"field size is {choices.field_px}; give at least 1 pixel"))
     if problems or distance is None:
         return problems
-    known = choices.tolerance is not None
+    promise = choices.promise() if choices.tolerance is not None else None
     return CalibrationRequest(
         choices=replace(choices, intensity=choices.intensity if distance.in_intensity_units else "share"),
         distance=distance,
-        minimal_groups=groups_needed(choices.promise()) if known else _groups_at_any_tolerance(choices),
-        stop_above=2 * choices.tolerance if choices.tolerance is not None else float("inf"),
+        minimal_groups=groups_needed(promise) if promise is not None else _groups_at_any_tolerance(choices),
+        promise=promise,
     )
 
 
@@ -193,12 +193,10 @@ def make_plan(request: CalibrationRequest, layers: Mapping[str, Any], cache: Cac
     choices = request.choices
     restorer = load_restorer(choices.restorer)
     mask_model = load_mask_model(choices.mask_model, restorer)
-    if restorer.network is not None and mask_model.card.normalisation != restorer.card.normalisation:
-        raise ValueError(f"{mask_model.card.name} normalises intensities otherwise than {restorer.card.name} does")
     return Plan(
-        triplets=_triplets(choices, layers, cache), restorer=restorer, mask_model=mask_model,
+        triplets=_triplets(choices, layers, cache), restorer=matched(restorer, mask_model), mask_model=mask_model,
         distance=request.distance, mask=choices.mask, intensity=choices.intensity, field_px=choices.field_px,
-        stop_above=request.stop_above, minimal_groups=request.minimal_groups,
+        promise=request.promise, minimal_groups=request.minimal_groups,
     )  # fmt: skip
 
 

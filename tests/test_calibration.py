@@ -432,8 +432,8 @@ def test_the_mean_that_is_promised_needs_distances_up_to_its_bound(pair, distanc
     assert "counted as at most" in found.sentence
     if distance is BIAS:
         usual = calibrate(in_memory(), mask_model, pair[0], distance=BIAS, tolerance=0.05, device="cpu")
-        assert np.isnan(usual.curves.distances_).any()
-        assert not np.isnan(found.curves.distances_).any()
+        assert np.isnan(usual.curves.walked).any()
+        assert not np.isnan(found.curves.walked).any()
 
 
 def test_suggested_tolerances_are_two_digits_above_the_percentiles_of_the_distances(pair):

@@ -306,7 +306,7 @@ def test_an_interruption_leaves_what_was_there(calibrate, target, monkeypatch, w
         raise KeyboardInterrupt
 
     if where == "survey":
-        monkeypatch.setattr(calibration, "survey", interrupted)
+        monkeypatch.setattr(calibration, "survey_plan", interrupted)
     elif where == "measure":
         monkeypatch.setattr(calibration, "measure_fields", after_two(calibration.measure_fields))
     else:

@@ -187,7 +187,7 @@ def _json_sha256(value: Any) -> str:
 
 def _curve_arrays(curves: AnyCurves) -> dict[str, NDArray[Any]]:
     if isinstance(curves, GridCurves):
-        return {"grid": curves.grid.astype(np.float64), "distances": curves.distances_.astype(np.float32)}
+        return {"grid": curves.grid.astype(np.float64), "distances": curves.walked.astype(np.float32)}
     return {"tolerances": curves.tolerances.astype(np.float64), "thresholds": curves.thresholds.astype(np.float32)}
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_maskcal.calibrate.certify import Measured
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.calibration_fields import fields_of
+from napari_maskcal.calibration_fields import fields_of, survey_plan
 from napari_maskcal.calibration_plan import Plan, check_plan, groups_needed
-from napari_maskcal.distance.registry import Distance, is_built_in, parse_distance
+from napari_maskcal.distance.registry import Distance, is_built_in, on_device, parse_distance
 from napari_maskcal.models import GIVEN_RESTORER, matched
 from napari_maskcal.read.faults import FaultyTriplets
-from napari_maskcal.read.survey import all_faults, survey
+from napari_maskcal.read.survey import all_faults
 from napari_maskcal.restore.events import (
     Cancelled,
     CancelToken,
@@ -142,9 +142,10 @@ def measure(
     """
     cancel = cancel or CancelToken()
     try:
+        plan = replace(plan, distance=on_device(plan.distance, device))
         check_plan(plan)
         surveyed: list[Surveyed] = []
-        for looked_at in _survey(plan, cache, cancel):
+        for looked_at in survey_plan(plan, cache=cache, cancel=cancel):
             surveyed.append(looked_at)
             yield FieldSurveyed(done=len(surveyed), total=len(plan.triplets))
         if cancel.cancelled:
@@ -161,17 +162,6 @@ def measure(
         yield Done(result=_together(plan, [one for i in range(len(surveyed)) for one in measured[i]]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the user has to be told
         yield Failed(error=error)
-
-
-def _survey(plan: Plan, cache: Cache | None, cancel: CancelToken) -> Iterator[Surveyed]:
-    return survey(
-        plan.triplets,
-        cache=cache,
-        scale_factor=plan.restorer.card.scale_factor,
-        needs_restored=plan.restorer.network is None,
-        foreign_to=plan.cards_hashes,
-        cancel=cancel,
-    )
 
 
 def _measure_all(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_maskcal.calibrate.measure import CalibrationField
+from napari_maskcal.read.survey import survey
 from napari_maskcal.read.triplet_images import TripletImage, image_of_parts, read_unchanged
 from napari_maskcal.restore.events import CancelToken, PlaneDone, Warned
 from napari_maskcal.restore.given import Given
@@ -16,9 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from napari_maskcal.calibration_plan import Plan
+    from napari_maskcal.read.cache import Cache
     from napari_maskcal.read.survey import Surveyed
 
 _ROUNDING = 1e-6  # of float32, in shares of the intensity range
+
+
+def survey_plan(plan: Plan, *, cache: Cache | None = None, cancel: CancelToken | None = None) -> Iterator[Surveyed]:
+    """Look at the triplets of a plan for what it takes of them; see `survey`."""
+    return survey(
+        plan.triplets,
+        cache=cache,
+        scale_factor=plan.restorer.card.scale_factor,
+        needs_restored=plan.restorer.network is None,
+        foreign_to=plan.trained_on_sha256,
+        cancel=cancel,
+    )
 
 
 def fields_of(

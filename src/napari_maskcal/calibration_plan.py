@@ -66,7 +66,7 @@ class Plan:
         return Fingerprint.of(self.restorer, self.mask_model.card, self.mask_model.sha256)
 
     @property
-    def cards_hashes(self) -> set[str]:
+    def trained_on_sha256(self) -> set[str]:
         """Content of all images that either network was trained on."""
         return {*self.restorer.card.trained_on_sha256, *self.mask_model.card.trained_on_sha256}
 
@@ -80,6 +80,12 @@ def groups_needed(promise: Promise) -> int:
 
 def check_plan(plan: Plan) -> None:
     """Raise ValueError for all that can be known before a file is read."""
+    check_choices(plan)
+    _check_foreign(plan)
+
+
+def check_choices(plan: Plan) -> None:
+    """Do so but for the specimens."""
     if not len(plan.triplets) and not plan.triplets.faults:
         raise ValueError("there are no triplets; choose folders, a table or layers that have some")
     if plan.mask not in get_args(MaskKind):
@@ -94,7 +100,6 @@ def check_plan(plan: Plan) -> None:
     check_pair(plan.restorer, plan.mask_model)
     _check_field_size(plan)
     _check_given(plan)
-    _check_foreign(plan)
 
 
 def _check_field_size(plan: Plan) -> None:
@@ -124,13 +129,8 @@ def _check_given(plan: Plan) -> None:
 
 
 def _check_foreign(plan: Plan) -> None:
-    """Refuse specimens that a network was trained on, also where only their folder has the name."""
-    known: dict[str, str] = {}
-    for triplet in plan.triplets:
-        for name in (triplet.group, *triplet.group.split("/")):
-            known.setdefault(name.casefold(), name)
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := sorted(known[name] for name in {name.casefold() for name in card.trained_on} & set(known)):
+        if shared := card.knows(triplet.group for triplet in plan.triplets):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
                 "these groups out"

@@ -12,12 +12,12 @@ from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold
 from napari_maskcal.calibrate.measure import measure_fields
 from napari_maskcal.calibrate.threshold import image_threshold, is_exact, trust_mask
-from napari_maskcal.calibration_fields import fields_of
-from napari_maskcal.calibration_plan import Plan
-from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.calibration_fields import fields_of, survey_plan
+from napari_maskcal.calibration_plan import Plan, check_choices
+from napari_maskcal.distance.registry import name_of, on_device, parse_distance
 from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
 from napari_maskcal.read.faults import Fault, FaultyTriplets
-from napari_maskcal.read.survey import all_faults, survey
+from napari_maskcal.read.survey import all_faults
 from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
 from napari_maskcal.review.held_out import Evaluation, HeldOutField
 from napari_maskcal.settings import DEVICE
@@ -45,6 +45,7 @@ def evaluate(
     restorer: Restorer | None = None,
     certificate: Certificate | None = None,
     *,
+    distance: str | Distance | None = None,
     device: str = DEVICE.default,
     cache: Cache | None = None,
     on_event: OnEvent | None = None,
@@ -61,6 +62,8 @@ def evaluate(
         What was calibrated; None: the triplets bring their restored images.
     certificate
         By default the mask model's own; ``certificate.at(...)`` for an exploration.
+    distance
+        The calibrated one, where its name alone does not find it: a user's own, or LPIPS with a file of weights.
     device
         ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
     cache
@@ -80,16 +83,17 @@ def evaluate(
     restorer = matched(restorer or GIVEN_RESTORER, mask_model)
     on_event, cancel = on_event or _ignore, cancel or CancelToken()
     promise = _valid_certificate(restorer, mask_model, certificate)
-    distance = parse_distance(promise.distance)
+    rule = on_device(_calibrated_distance(promise, distance), device)
     plan = Plan(
-        triplets=triplets, restorer=restorer, mask_model=mask_model, distance=distance, mask=promise.mask,
+        triplets=triplets, restorer=restorer, mask_model=mask_model, distance=rule, mask=promise.mask,
         intensity="raw" if promise.intensity == "raw" else "share",
     )  # fmt: skip
+    check_choices(plan)
     surveyed = _survey(plan, promise, cache, on_event, cancel)
     plan = replace(plan, field_px=_field_px(promise, triplets, restorer.card.scale_factor))
     warned: list[Warned] = []
     planes = fields_of(plan, surveyed, device=device, cancel=cancel, warned=warned)
-    fields = tuple(_compared(_one_by_one(planes, len(surveyed), on_event), promise, distance))
+    fields = tuple(_compared(_one_by_one(planes, len(surveyed), on_event), promise, rule))
     if cancel.cancelled:
         raise InterruptedError("the evaluation was stopped; nothing was written")
     for warning in warned:
@@ -112,12 +116,19 @@ def _valid_certificate(restorer: Restorer, mask_model: MaskModel, certificate: C
         raise ValueError(f"{mask_model.card.name} has no certificate; calibrate it before it is evaluated")
     promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
     check_pair(restorer, mask_model)
-    if (found := parse_distance(promise.distance).identity) != promise.distance_identity:
-        raise ValueError(
-            f"the distance {promise.distance} is another here, {found or 'without version'}, than the calibrated one, "
-            f"{promise.distance_identity or 'without version'}; install that one, or calibrate again"
-        )
     return promise
+
+
+def _calibrated_distance(promise: Certificate, chosen: str | Distance | None) -> Distance:
+    """Return the distance of the certificate; `chosen` says where it is to be had, not which one it is."""
+    distance = parse_distance(chosen or promise.distance)
+    if (name_of(distance), distance.identity) != (promise.distance, promise.distance_identity):
+        raise ValueError(
+            f"the distance {name_of(distance)} ({distance.identity or 'without version'}) is another than the "
+            f"calibrated {promise.distance} ({promise.distance_identity or 'without version'}); give that one, or "
+            "calibrate again"
+        )
+    return distance
 
 
 def _field_px(certificate: Certificate, triplets: Triplets, factor: int) -> int | None:
@@ -141,10 +152,7 @@ def _survey(
 ) -> list[Surveyed]:
     """Look at all files before any work starts."""
     surveyed = []
-    for item in survey(
-        plan.triplets, cache=cache, scale_factor=plan.restorer.card.scale_factor,
-        needs_restored=plan.restorer.network is None, foreign_to=plan.cards_hashes, cancel=cancel,
-    ):  # fmt: skip
+    for item in survey_plan(plan, cache=cache, cancel=cancel):
         surveyed.append(item)
         on_event(FieldSurveyed(done=len(surveyed), total=len(plan.triplets)))
     if cancel.cancelled:
@@ -165,7 +173,7 @@ def _seen_before(plan: Plan, certificate: Certificate, item: Surveyed) -> Iterat
     elif group.casefold() in known and _names_tell(plan.triplets, certificate):
         yield Fault(file=file, fault=f"is of {group}, which was used to calibrate", remedy=_LEAVE_OUT)
     for card in (plan.restorer.card, plan.mask_model.card):
-        if group.casefold() in {name.casefold() for name in card.trained_on}:
+        if card.knows([group]):
             yield Fault(file=file, fault=f"is of {group}, which {card.name} was trained on", remedy=_LEAVE_OUT)
 
 

@@ -213,7 +213,7 @@ def test_each_kind_of_certificate_is_borne_out_by_its_curves_and_by_no_others(ki
     certificate = certified(random_fields(36, each=2), **kind)
     certificate.verify()
     assert 0 < certificate.threshold < np.inf
-    rows = "distances_" if isinstance(certificate.curves, GridCurves) else "thresholds"
+    rows = "walked" if isinstance(certificate.curves, GridCurves) else "thresholds"
     moved = replace(certificate.curves, **{rows: getattr(certificate.curves, rows) * np.float32(1.3)})
     swapped = replace(certificate.curves, **{rows: getattr(certificate.curves, rows)[::-1]})
     for change, message in [

@@ -71,7 +71,7 @@ def test_the_worst_field_of_a_group_counts_at_each_tolerance_or_threshold():
     owners = ["b", "a", "b"]
     assert CURVES.of_groups(owners).thresholds.tolist() == [[1, 2, 5, np.inf], [0, 3, 3, 4]]
     worst = ON_GRID.of_groups(owners)
-    assert worst.distances_.tolist() == [
+    assert worst.walked.tolist() == [
         np.float32([0.3, 0.5, 0.3, 0.6]).tolist(), np.float32([0.2, 0.2, np.inf, np.inf]).tolist(),
     ]  # fmt: skip
     # A group passes as far as all of its fields do.
@@ -82,9 +82,9 @@ def test_the_worst_field_of_a_group_counts_at_each_tolerance_or_threshold():
 def test_one_field_of_each_group_is_drawn_by_the_seed(curves):
     def row(seed):
         drawn = curves.of_groups(["b", "a", "b"], seed=seed)
-        return drawn.thresholds if isinstance(drawn, Curves) else drawn.distances_
+        return drawn.thresholds if isinstance(drawn, Curves) else drawn.walked
 
-    rows = curves.thresholds if isinstance(curves, Curves) else curves.distances_
+    rows = curves.thresholds if isinstance(curves, Curves) else curves.walked
     seen = set()
     for seed in range(20):
         drawn = row(seed)

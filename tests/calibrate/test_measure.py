@@ -187,4 +187,4 @@ def test_walks_come_together_on_the_grid():
     curves = together(found)
     assert isinstance(curves, GridCurves)
     assert np.array_equal(curves.grid, THRESHOLD_GRID)
-    np.testing.assert_array_equal(curves.distances_, [one.curve for one in found])
+    np.testing.assert_array_equal(curves.walked, [one.curve for one in found])

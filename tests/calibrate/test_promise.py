@@ -79,7 +79,7 @@ def test_a_promise_is_kept_by_the_threshold_of_its_own_rule():
     for tolerance in (0.05, 0.1, 0.2, 0.3):
         tested = Promise(tolerance=tolerance, guarantee="pac", delta=0.1).threshold(on_grid, owners)
         expected = fixed_sequence_threshold(
-            on_grid.distances_, GRID, tolerance=tolerance, confidence=0.9, delta=0.1
+            on_grid.walked, GRID, tolerance=tolerance, confidence=0.9, delta=0.1
         )  # fmt: skip
         assert tested == expected >= conformal_threshold(on_grid.at(tolerance), 0.9, "pac", 0.1)
         differ += tested != conformal_threshold(on_grid.at(tolerance), 0.9, "pac", 0.1)
@@ -141,10 +141,10 @@ def test_leave_one_out_is_what_a_loop_over_all_groups_gives(make, guarantee, con
         if isinstance(groups, Curves):
             others = Curves(groups.tolerances, np.delete(groups.thresholds, i, axis=0))
         else:
-            others = GridCurves(GRID, np.delete(groups.distances_, i, axis=0))
+            others = GridCurves(GRID, np.delete(groups.walked, i, axis=0))
         threshold = promise.threshold_of_rows(others, 29)
         if guarantee == "pac" and isinstance(groups, GridCurves):
-            kept += bool(threshold == 0 or groups.distances_[i, list(GRID).index(threshold)] <= 0.1)
+            kept += bool(threshold == 0 or groups.walked[i, list(GRID).index(threshold)] <= 0.1)
         else:
             kept += bool(groups.at(0.1)[i] >= threshold)
     assert promise.kept_left_out(rows, owners) == (kept, 30)

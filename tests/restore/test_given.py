@@ -13,7 +13,7 @@ from napari_maskcal.mask.untrained import given_mask
 from napari_maskcal.models import GIVEN_RESTORER, MaskModel, Restorer, load_mask_model, matched
 from napari_maskcal.pipeline import Review, run
 from napari_maskcal.read.image import from_array
-from napari_maskcal.restore.given import read_uncertainty, rounded_up
+from napari_maskcal.restore.given import never_less_uncertain, read_uncertainty
 from small_models import noisy_planes
 
 SHAPE = (3, 70, 97)
@@ -54,7 +54,7 @@ def no_networks(monkeypatch):
 def test_with_both_given_no_network_runs_and_both_come_out_as_they_went_in(no_networks, stack, another, spread):
     review = reviewed(stack, GIVEN_RESTORER, given_mask(), restored=another, uncertainty=spread)
     np.testing.assert_array_equal(review.restored, another.astype(np.float32))
-    np.testing.assert_array_equal(review.uncertainty, rounded_up(spread))
+    np.testing.assert_array_equal(review.uncertainty, never_less_uncertain(spread))
     np.testing.assert_array_equal(review.uncertain, review.uncertainty > review.certificate.threshold)
     assert 0 < review.masked_share < 1
 
@@ -69,7 +69,7 @@ def test_a_given_uncertainty_goes_with_what_the_restorer_makes(trained, stack, s
     review = reviewed(stack, trained.restorer, given_mask(), uncertainty=spread)
     for plane, restored in zip(stack, review.restored, strict=True):
         np.testing.assert_allclose(restored, trained.restorer(plane), rtol=1e-4, atol=1e-3)
-    np.testing.assert_array_equal(review.uncertainty, rounded_up(spread))
+    np.testing.assert_array_equal(review.uncertainty, never_less_uncertain(spread))
 
 
 @pytest.mark.parametrize("words", ["mask network", "residual"])
@@ -127,7 +127,7 @@ def test_only_the_planes_and_the_channel_asked_for_are_taken(another, stack, spr
     mask = certified(GIVEN_RESTORER, given_mask())
     review = run(image, GIVEN_RESTORER, mask, channel=1, planes=[(2, 1)], device="cpu", **given)
     np.testing.assert_array_equal(review.restored[0, 0], another[2].astype(np.float32))
-    np.testing.assert_array_equal(review.uncertainty[0, 0], rounded_up(spread[2]))
+    np.testing.assert_array_equal(review.uncertainty[0, 0], never_less_uncertain(spread[2]))
 
 
 def test_images_of_their_own_may_be_lazy_and_are_read_plane_by_plane(stack, another, spread):
@@ -237,7 +237,7 @@ def test_what_comes_with_the_image_cannot_be_asked_for_directly(stack):
 
 def test_float32_is_rounded_up_so_that_no_pixel_looks_more_certain():
     exact = np.random.default_rng(0).lognormal(0, 20, 20_000)
-    rounded = rounded_up(exact)
+    rounded = never_less_uncertain(exact)
     assert rounded.dtype == np.float32
     assert (rounded >= exact).all()
     assert (np.nextafter(rounded, np.float32(0)) < exact).all()
@@ -251,9 +251,9 @@ def test_every_number_type_is_taken(dtype):
 
 
 def test_large_integers_and_tiny_numbers_are_rounded_up_too():
-    assert rounded_up(np.array([2**24 + 1], np.uint32))[0] == 2**24 + 2
+    assert never_less_uncertain(np.array([2**24 + 1], np.uint32))[0] == 2**24 + 2
     smallest_normal = np.finfo(np.float32).tiny
-    assert (rounded_up(np.array([1e-300, 1e-45, 5e-39])) == smallest_normal).all()
+    assert (never_less_uncertain(np.array([1e-300, 1e-45, 5e-39])) == smallest_normal).all()
 
 
 # ---- the certificate

@@ -12,12 +12,11 @@ from napari_maskcal.bundle import write_bundle
 from napari_maskcal.calibrate.certificate import Certificate, Pin
 from napari_maskcal.calibrate.measure import MeasuredField
 from napari_maskcal.calibration import measure
-from napari_maskcal.calibration_fields import fields_of
+from napari_maskcal.calibration_fields import fields_of, survey_plan
 from napari_maskcal.calibration_plan import Plan
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.parts import Triplet, Triplets
-from napari_maskcal.read.survey import survey
 from napari_maskcal.restore.events import Cancelled, CancelToken, Done, Event, Failed, Warned
 from napari_maskcal.review.calibration_request import CalibrationRequest, make_plan
 from napari_maskcal.review.exploration import Exploration
@@ -80,7 +79,7 @@ def calibration_events(
                 yield Warned(message=cache.fault)
             import matplotlib.figure  # noqa: F401 - slow for the first time, and soon needed
 
-            exploration = Exploration(event.result, highest=plan.stop_above)
+            exploration = Exploration(event.result)
             yield Done(result=Calibrated(request=request, plan=plan, exploration=exploration))
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)
@@ -90,8 +89,9 @@ def field_events(plan: Plan, field: MeasuredField, device: str, cancel: CancelTo
     """Restore and mask one triplet again; the result is a `SeenField`."""
     try:
         triplet = next(one for one in plan.triplets if one.name == field.source)
-        whole = replace(plan, intensity="raw", distance=parse_distance("l1"), field_px=None)
-        surveyed = list(survey(Triplets(items=(triplet,), grouped=plan.triplets.grouped), cancel=cancel))
+        alone = Triplets(items=(triplet,), grouped=plan.triplets.grouped)
+        whole = replace(plan, triplets=alone, intensity="raw", distance=parse_distance("l1"), field_px=None)
+        surveyed = list(survey_plan(whole, cancel=cancel))
         if faults := [fault for one in surveyed for fault in one.faults]:
             raise ValueError(str(faults[0]))
         if surveyed and surveyed[0].pair_sha256 != field.sha256:

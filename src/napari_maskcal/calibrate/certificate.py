@@ -150,7 +150,7 @@ class Certificate(BaseModel):
     versions
         Of the software that calibrated.
     history
-        Earlier pins of the same calibration, the oldest first.
+        Earlier pins of the same calibration, or of the mask model it began with, the oldest first.
     exploration
         True when tolerance or confidence were moved after the calibration was pinned.
     """
@@ -294,7 +294,7 @@ class Certificate(BaseModel):
 
     def check_foreign(self, card: ModelCard) -> None:
         """Raise ValueError if a specimen of the calibration was used to train the network of `card`."""
-        if shared := sorted(set(self.groups) & set(card.trained_on)):
+        if shared := card.knows(self.groups):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}, which the certificate was calibrated on; a network "
                 "errs less on specimens it has seen: calibrate on others"

@@ -25,7 +25,7 @@ from napari_maskcal.calibrate.certificate import (
 from napari_maskcal.calibrate.ladder import rung_above, rungs
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields, together
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.distance.registry import Distance, parse_distance
+from napari_maskcal.distance.registry import Distance, name_of, parse_distance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,8 +121,7 @@ class Measured:
         shares = self.masked_shares(threshold).tolist()
         return Certificate(
             **{name: getattr(promise, name) for name in Promise.__dataclass_fields__},
-            # Without the place of its weights, which is nobody's concern: the identity knows them by their content.
-            distance=self.distance.name.partition(":")[0],
+            distance=name_of(self.distance),
             distance_identity=self.distance.identity,
             distance_words=self.distance.sentence_name,
             intensity=self.intensity,

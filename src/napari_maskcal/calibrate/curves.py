@@ -61,23 +61,23 @@ class GridCurves:
     ----------
     grid
         Thresholds, ascending, (G,), float64; the last may be infinite.
-    distances_
+    walked
         (fields, G), float32, rounded up: never below the exact value. NaN, above each tolerance that this
         calibration may be asked for, where the walk had stopped before.
     """
 
     grid: NDArray[np.float64]
-    distances_: NDArray[np.float32]
+    walked: NDArray[np.float32]
 
     def at(self, tolerance: float) -> NDArray[np.float64]:
         """Return, for each field, the largest threshold of the grid up to which all keep within `tolerance`."""
-        return prefix_threshold(self.distances_, self.grid, tolerance)
+        return prefix_threshold(self.walked, self.grid, tolerance)
 
     def of_groups(self, owners: Sequence[str], *, seed: int | None = None) -> GridCurves:
         """Return one row a group: its largest distance at each threshold, or that of a field drawn with `seed`."""
         if seed is not None:
-            return GridCurves(self.grid, self.distances_[one_of_each_group(owners, seed)])
-        unknown_as_too_large = np.nan_to_num(self.distances_, nan=np.inf, posinf=np.inf)
+            return GridCurves(self.grid, self.walked[one_of_each_group(owners, seed)])
+        unknown_as_too_large = np.nan_to_num(self.walked, nan=np.inf, posinf=np.inf)
         return GridCurves(self.grid, -worst_of_each_group(-unknown_as_too_large, owners))
 
     def candidates(self) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ class GridCurves:
 
     def distances(self, threshold: float) -> NDArray[np.float64]:
         """Return the largest distance of each field at any threshold of the grid up to `threshold`."""
-        known = np.nan_to_num(self.distances_, nan=np.inf, posinf=np.inf)[:, self.grid <= threshold]
+        known = np.nan_to_num(self.walked, nan=np.inf, posinf=np.inf)[:, self.grid <= threshold]
         return np.asarray(known.max(axis=1, initial=0.0), dtype=np.float64)
 
 

@@ -99,7 +99,7 @@ class Promise:
             )
         if self.guarantee == "pac" and isinstance(rows, GridCurves):
             return fixed_sequence_threshold(
-                rows.distances_,
+                rows.walked,
                 rows.grid,
                 tolerance=self.tolerance,
                 confidence=self.confidence,
@@ -129,7 +129,7 @@ class Promise:
         return int(np.count_nonzero(own >= limit)), n
 
     def _kept_on_grid(self, rows: GridCurves, n: int) -> int:
-        failed = ~(rows.distances_ <= self.tolerance)  # NaN fails
+        failed = ~(rows.walked <= self.tolerance)  # NaN fails
         by_others = failed.sum(axis=0) - failed
         rejected = is_rejected(by_others, n - 1, self.confidence, self.delta or 0.0)
         steps = np.logical_and.accumulate(rejected, axis=1).sum(axis=1)  # that the threshold of the others is high

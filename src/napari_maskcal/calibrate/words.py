@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
 from napari_maskcal.calibrate.guarantee import rank_of
+from napari_maskcal.calibrate.threshold import is_exact
+from napari_maskcal.distance.registry import built_in
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
@@ -153,5 +154,6 @@ def _all_different(certificate: Certificate) -> bool:
 
 
 def _is_exact(certificate: Certificate) -> bool:
-    """Whether it is L1, L2, ... or L-infinity; by name, since another package's distance may not be at hand."""
-    return re.fullmatch(r"l[\d.]+|linf.*", certificate.distance) is not None
+    """Whether it is L1, L2, ... or L-infinity of this package; another package's distance may not be at hand."""
+    known = built_in(certificate.distance)
+    return known is not None and is_exact(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,22 @@ import click
 from napari_maskcal.cli.options import JSON, check_promise, options
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.cli.triplets import NO_CACHE, WHERE, Where, faults_as_table, load_models, open_cache
-from napari_maskcal.settings import CONFIDENCE, DEVICE, RESTORER, TOLERANCE
+from napari_maskcal.settings import CONFIDENCE, DEVICE, DISTANCE, RESTORER, TOLERANCE
 
 if TYPE_CHECKING:
     from napari_maskcal.models import MaskModel
     from napari_maskcal.review.held_out import Evaluation
 
 
+_DISTANCE = replace(
+    DISTANCE, default=None,
+    help="The calibrated distance, where its name does not find it, such as lpips-alex:FILE with the file of weights.",
+)  # fmt: skip
+
+
 @click.command()
 @click.argument("mask_model", metavar="MODEL.maskcal")
-@options(*WHERE, RESTORER, TOLERANCE, CONFIDENCE, DEVICE)
+@options(*WHERE, RESTORER, _DISTANCE, TOLERANCE, CONFIDENCE, DEVICE)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the report.")
 @NO_CACHE
 @JSON
@@ -51,7 +58,8 @@ def _evaluate(choice: str, where: Where, chosen: dict[str, Any], *, no_cache: bo
     explored = _certificate(model, chosen["tolerance"], chosen["confidence"])
     with Progress() as progress:
         return evaluate_fields(
-            triplets, model, restorer, explored, device=chosen["device"], cache=cache, on_event=progress
+            triplets, model, restorer, explored, distance=chosen["distance"], device=chosen["device"], cache=cache,
+            on_event=progress,
         )  # fmt: skip
 
 

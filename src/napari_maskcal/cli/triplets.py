@@ -84,20 +84,11 @@ def open_cache(*, unused: bool) -> Cache | None:
 
 
 def load_models(triplets: Triplets, restorer: str, mask_model: str) -> tuple[Restorer, MaskModel]:
-    """Return the models chosen; where none was, those images that the triplets bring take their place.
-
-    Raises
-    ------
-    ValueError
-        If there are images of what a model makes itself.
-    """
+    """Return the models chosen; where none was, those images that the triplets bring take their place."""
     from napari_maskcal.models import load_mask_model, load_restorer, matched
 
     loaded = load_restorer(_or_given(triplets, "restorer", restorer, "restored"))
     mask = load_mask_model(_or_given(triplets, "mask_model", mask_model, "uncertainty"), loaded)
-    for model, part in ((loaded, "restored"), (mask, "uncertainty")):
-        if model.network is not None and any(part in triplet.parts() for triplet in triplets):
-            raise ValueError(f"{part} images were given, but {model.card.name} makes its own; leave out either")
     return matched(loaded, mask), mask
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from napari_maskcal.distance.base import Distance, PixelDistance
@@ -11,7 +12,16 @@ from napari_maskcal.distance.lp import Lp
 from napari_maskcal.distance.lpips_ import Lpips
 from napari_maskcal.distance.ssim import Ssim
 
-__all__ = ["Distance", "PixelDistance", "built_in", "is_built_in", "known_distances", "parse_distance"]
+__all__ = [
+    "Distance",
+    "PixelDistance",
+    "built_in",
+    "is_built_in",
+    "known_distances",
+    "name_of",
+    "on_device",
+    "parse_distance",
+]
 
 _BUILT_IN = {
     "l1": "mean absolute error",
@@ -68,6 +78,16 @@ def built_in(name: str) -> Distance | None:
 def is_built_in(distance: Distance) -> bool:
     """Whether a distance is one of this package's, whose name and identity decide its value."""
     return isinstance(distance, Lp | LInfinity | Ssim | Lpips)
+
+
+def on_device(distance: Distance, device: str) -> Distance:
+    """Return `distance` as it runs on a device, where it is a network."""
+    return replace(distance, device=device) if isinstance(distance, Lpips) else distance
+
+
+def name_of(distance: Distance) -> str:
+    """Return the name that a certificate keeps: without the place of weights, which its identity knows by content."""
+    return f"lpips-{distance.network}" if isinstance(distance, Lpips) else distance.name
 
 
 def known_distances() -> dict[str, str]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
@@ -91,6 +93,11 @@ class ModelCard(BaseModel):
     citation: str = ""
     trained_on: tuple[str, ...] = ()
     trained_on_sha256: tuple[str, ...] = ()
+
+    def knows(self, groups: Iterable[str]) -> list[str]:
+        """Return which of `groups` this network was trained on, also those of which only a folder has the name."""
+        trained = {name.casefold() for name in self.trained_on}
+        return sorted({group for group in groups if trained & {group.casefold(), *group.casefold().split("/")}})
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def read_uncertainty(image: Image, index: Index) -> NDArray[np.float32]:
             f"{image.describe(index)}: the uncertainty has {count} values that are 0 or less; a pixel is never quite "
             "certain: add a small number to the whole map"
         )
-    rounded = rounded_up(plane)
+    rounded = never_less_uncertain(plane)
     if count := int(np.count_nonzero(np.isinf(rounded))):
         raise ValueError(
             f"{image.describe(index)}: the uncertainty has {count} values too large for float32; scale it down"
@@ -96,7 +96,7 @@ def read_uncertainty(image: Image, index: Index) -> NDArray[np.float32]:
     return rounded
 
 
-def rounded_up(values: NDArray[Any]) -> NDArray[np.float32]:
+def never_less_uncertain(values: NDArray[Any]) -> NDArray[np.float32]:
     """Return the smallest float32 numbers that are not below `values`, which are above 0.
 
     A value that the nearest float32 lies below could come to lie at or below the threshold, and be believed by

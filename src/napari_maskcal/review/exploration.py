@@ -57,16 +57,14 @@ class Exploration:
     ----------
     measured
         The fields.
-    highest
-        The largest tolerance that they answer for, where a distance was walked no further.
     """
 
-    def __init__(self, measured: Measured, *, highest: float = np.inf) -> None:
+    def __init__(self, measured: Measured) -> None:
         self.measured = measured
         self._quantiles = np.stack([field.quantiles for field in measured.fields])
         self._ordered = np.sort(self._quantiles, axis=None).astype(np.float64)
         self._inverse_above = np.append(np.cumsum(1 / self._ordered[::-1])[::-1], 0.0)
-        self._highest = highest if not isinstance(measured.curves, Curves) else np.inf
+        self._highest = min(field.reach for field in measured.fields)  # where a walk stopped, nothing more is known
         self._rows = lru_cache(maxsize=4)(self._grouped)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.calibrate.certificate import Pin
+from napari_maskcal.distance.registry import name_of
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certificate import Certificate
@@ -25,6 +26,6 @@ def _same(earlier: Certificate, measured: Measured) -> bool:
     return (
         earlier.fingerprint == measured.fingerprint
         and (earlier.distance, earlier.distance_identity, earlier.mask, earlier.intensity)
-        == (measured.distance.name, measured.distance.identity, measured.mask, measured.intensity)
+        == (name_of(measured.distance), measured.distance.identity, measured.mask, measured.intensity)
         and sorted(contents) == sorted((one.sha256, one.name) for one in measured.fields)
     )

@@ -472,3 +472,13 @@ def test_a_bundle_keeps_every_kind_of_promise_and_answers_as_it_did(pair, tmp_pa
     explored = [c.at(tolerance=1.5 * c.tolerance, confidence=0.75) for c in (found, again)]
     assert explored[0].threshold == explored[1].threshold
     assert explored[0].sentence == explored[1].sentence
+
+
+def test_the_folder_that_the_files_lie_in_tells_a_specimen_of_the_training(pair, folders, tmp_path):
+    inside = []
+    for folder in folders:
+        (tmp_path / f"part {folder.name}").mkdir()
+        inside.append(folder.rename(tmp_path / f"part {folder.name}" / "Slide7"))
+    card = pair[1].card.model_copy(update={"trained_on": ("slide7",)})
+    with pytest.raises(ValueError, match=r"was trained on Slide7; a network errs less"):
+        calibrate(read_triplets(*inside), replace(pair[1], card=card), pair[0], tolerance=0.1)

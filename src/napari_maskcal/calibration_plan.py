@@ -129,8 +129,10 @@ def _check_given(plan: Plan) -> None:
 
 
 def _check_foreign(plan: Plan) -> None:
+    """Refuse specimens of the training, also where only the folder that the files lie in has the name."""
+    names = {name for triplet in plan.triplets for name in (triplet.group, *triplet.folders)}
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := card.knows(triplet.group for triplet in plan.triplets):
+        if shared := card.knows(names):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
                 "these groups out"

@@ -114,13 +114,16 @@ class MaskedShare(BaseModel):
 
 
 class Pin(BaseModel):
-    """A tolerance and a confidence that were fixed on a day."""
+    """The numbers of a promise that were fixed on a day."""
 
     model_config = ConfigDict(frozen=True)
 
     tolerance: float
     confidence: float
     date: str
+    guarantee: Guarantee = "marginal"
+    delta: float | None = None
+    bound: float | None = None
 
 
 class Certificate(BaseModel):
@@ -223,6 +226,14 @@ class Certificate(BaseModel):
         return Promise(
             tolerance=self.tolerance, confidence=self.confidence, guarantee=self.guarantee, delta=self.delta,
             bound=self.bound, grouping=self.grouping, seed=self.seed,
+        )  # fmt: skip
+
+    @property
+    def pin(self) -> Pin:
+        """What this certificate itself is pinned to."""
+        return Pin(
+            tolerance=self.tolerance, confidence=self.confidence, date=self.created, guarantee=self.guarantee,
+            delta=self.delta, bound=self.bound,
         )  # fmt: skip
 
     @property

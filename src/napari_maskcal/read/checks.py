@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari_maskcal.read.consistency import by
 from napari_maskcal.read.faults import Fault
+from napari_maskcal.read.percentiles import HIGH, LOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -53,7 +54,7 @@ def _values(name: str, part: Part, facts: Facts) -> list[Fault]:
         told = f"has values too large for float32, the largest is {facts.maximum:g}"
         return [Fault(file=part.describe(), fault=told, remedy="scale all maps down")]
     if name == "degraded" and facts.low == facts.high and not facts.constant:
-        told = f"has nothing to restore: its percentiles 1 and 99.8 are both {facts.low:g}"
+        told = f"has nothing to restore: its percentiles {LOW:g} and {HIGH:g} are both {facts.low:g}"
         return [Fault(file=part.describe(), fault=told, remedy=_LEAVE_OUT)]
     if name != "uncertainty" and facts.constant:
         told = f"is constant: every pixel is {facts.minimum:g}"

@@ -134,6 +134,11 @@ class Triplet:
     restored: Part | None = None
     uncertainty: Part | None = None
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The names of the folders that its files lie in."""
+        return tuple(part.image.parent.name for part in self.parts().values() if isinstance(part.image, Path))
+
     def parts(self) -> dict[str, Part]:
         """Return those parts that are there, by name."""
         four = {

@@ -53,7 +53,7 @@ class Surveyed:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of dtype, shape and pixels, for each part that could be read."""
+        """`content_hash` of each part that could be read."""
         return {name: facts.sha256 for name, facts in self.facts.items()}
 
     @property

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_maskcal.calibrate.certificate import Pin
 from napari_maskcal.distance.registry import name_of
 
 if TYPE_CHECKING:
-    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.calibrate.certificate import Certificate, Pin
     from napari_maskcal.calibrate.certify import Measured
 
 
@@ -16,8 +15,7 @@ def earlier_pins(earlier: Certificate, measured: Measured) -> tuple[Pin, ...]:
     """Return the pins of an earlier certificate, the oldest first, if it was made of the same measurements."""
     if not _same(earlier, measured):
         return ()
-    latest = Pin(tolerance=earlier.tolerance, confidence=earlier.confidence, date=earlier.created)
-    return (*earlier.history, latest)
+    return (*earlier.history, earlier.pin)
 
 
 def _same(earlier: Certificate, measured: Measured) -> bool:

@@ -15,6 +15,7 @@ from napari_maskcal.distance.custom import from_callable
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask.untrained import given_mask, residual_mask
 from napari_maskcal.models import GIVEN_RESTORER
+from napari_maskcal.pipeline import run
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.facts import content_hash
 from napari_maskcal.read.faults import FaultyTriplets
@@ -245,6 +246,73 @@ def test_a_file_that_changed_is_measured_again(pair, folders, tmp_path, restored
     assert same(again, calibrate(read_triplets(*folders), pair[1], pair[0], **RULE))
 
 
+def test_the_same_content_under_other_names_has_the_new_names(pair, folders, tmp_path, restored_planes):
+    rule, cache = {**RULE, "field_px": 24}, Cache(tmp_path / "cache")
+    first = calibrate(read_triplets(*folders, group="specimen(..)"), pair[1], pair[0], **rule, cache=cache)
+    for folder in folders:
+        for i in range(N):
+            (folder / f"specimen{i:02}.tif").rename(folder / f"mouse{chr(ord('z') - i)}.tif")
+    renamed = read_triplets(*folders, group="(mouse.)")
+    again = calibrate(renamed, pair[1], pair[0], **rule, cache=cache)
+    assert restored_planes == [N]  # nothing was measured again
+    assert (first.fields[0].name, first.fields[0].group) == ("specimen00 y0 x0", "00")
+    assert (again.fields[-4].name, again.fields[-4].group) == ("mousez y0 x0", "mousez")
+    assert again.fields[-4].distance == first.fields[0].distance
+    assert again.groups == {f"mouse{chr(ord('z') - i)}": 4 for i in range(N)}
+    assert same(again, calibrate(renamed, pair[1], pair[0], **rule))
+
+
+class Versioned:
+    """A distance that is walked and has a version, as LPIPS has its weights."""
+
+    name = sentence_name = "versioned"
+    monotone = differentiable = in_intensity_units = False
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def between(self, trust, restored, truth):
+        return np.abs(trust * (np.asarray(restored) - truth)).mean(axis=(1, 2)) * float(self.identity)
+
+
+def test_what_another_version_of_a_distance_gave_is_not_used(pair, folders, tmp_path, restored_planes, monkeypatch):
+    monkeypatch.setattr("napari_maskcal.calibration.is_built_in", lambda distance: True)
+
+    def distances(identity: str) -> np.ndarray:
+        plan = Plan(
+            triplets=read_triplets(*folders), restorer=pair[0], mask_model=pair[1], distance=Versioned(identity)
+        )
+        return list(measure(plan, device="cpu", cache=Cache(tmp_path)))[-1].result.distances
+
+    first = distances("1")
+    assert np.array_equal(distances("1"), first)
+    assert restored_planes == [N]
+    np.testing.assert_allclose(distances("2"), 2 * first, rtol=1e-6)
+    assert restored_planes == [N, N]
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_file_that_changes_after_it_was_looked_at_is_refused_and_not_kept(pair, folders, tmp_path, monkeypatch, part):
+    file = folders[part] / "specimen03.tif"
+    original, changed, kept = file.read_bytes(), tifffile.imread(file)[::-1], []
+    put = Cache.put
+    monkeypatch.setattr(Cache, "put", lambda cache, key, value: kept.append(key) or put(cache, key, value))
+
+    def change(event):
+        if isinstance(event, FieldSurveyed) and event.done == N:
+            tifffile.imwrite(file, changed)
+
+    def run(**options):
+        return calibrate(read_triplets(*folders), pair[1], pair[0], **RULE, **options)
+
+    with pytest.raises(ValueError, match=r"specimen03\.tif was changed while the calibration ran; start again"):
+        run(cache=Cache(tmp_path), on_event=change)
+    assert len([key for key in kept if key.startswith("measured ")]) <= 3
+    file.write_bytes(original)
+    assert same(run(cache=Cache(tmp_path)), run())
+    assert len([key for key in kept if key.startswith("measured ")]) >= N
+
+
 def test_all_faults_are_told_before_any_network_runs(pair, folders, monkeypatch):
     def forbidden(*given, **named):
         raise AssertionError("a network ran")
@@ -306,6 +374,42 @@ def test_a_specimen_that_trained_a_network_is_refused_by_name(pair):
         networks[i] = replace(pair[i], card=pair[i].card.model_copy(update={"trained_on": ("field 7", "other")}))
         with pytest.raises(ValueError, match=f"{networks[i].card.name} was trained on field 7; .* leave these"):
             calibrate(in_memory(), networks[1], networks[0], **RULE)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_folder_of_a_group_may_have_the_name_that_trained_a_network(pair, which):
+    triplets = in_memory(groups=["set1/S3", "set1/S30", *(f"set2/S{i}" for i in range(4, N + 2))])
+
+    def run_trained_on(specimen: str):
+        networks = list(pair)
+        networks[which] = replace(pair[which], card=pair[which].card.model_copy(update={"trained_on": (specimen,)}))
+        return calibrate(triplets, networks[1], networks[0], **RULE)
+
+    assert run_trained_on("s").n_fields == N
+    with pytest.raises(ValueError, match=f"{pair[which].card.name} was trained on set1/S3; a network errs less"):
+        run_trained_on("s3")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_what_the_restorer_makes_is_no_truth(pair, shift):
+    truth = TRUTH.copy()
+    truth[5] = pair[0](DEGRADED[5]) + shift
+    triplets = triplets_from_arrays(DEGRADED, truth)
+    if shift:
+        assert calibrate(triplets, pair[1], pair[0], **RULE).fields[5].distance > 0
+        return
+    with pytest.raises(ValueError, match=r"truth of layers, field 5 is what the restorer makes of .*; leave it out"):
+        calibrate(triplets, pair[1], pair[0], **RULE)
+
+
+def test_images_beside_a_network_that_makes_them_are_refused_before_any_network_runs(pair, restored_planes):
+    for name, model in (("restored", pair[0]), ("uncertainty", pair[1])):
+        given = in_memory(**{name: TRUTH + 1})
+        with pytest.raises(
+            ValueError, match=f"12 triplets, the first field 0, .* {name} image, but {model.card.name} m"
+        ):
+            calibrate(given, pair[1], pair[0], **RULE)
+    assert restored_planes == []
 
 
 def test_an_image_that_trained_a_network_is_known_again_under_any_name(pair, restored_planes):
@@ -377,6 +481,18 @@ def test_planes_are_cut_into_fields_whose_group_is_the_plane(pair):
     error = np.abs(whole.restored - whole.truth)[block].mean()
     assert found.fields[6].distance == pytest.approx(error, rel=1e-5)
     assert "in all of 4 fields of 20 × 20 pixels" in found.sentence
+
+
+def test_the_promise_of_cut_fields_does_not_hold_for_planes_smaller_than_those_they_were_cut_from(pair):
+    found = calibrate(triplets_from_arrays(*planes(size=64)), pair[1], pair[0], **RULE, field_px=32)
+    assert (found.field_shape, found.plane_shape) == ((32, 32), (64, 64))
+    found.check_plane((64, 64), name="cells")
+    told = "planes of 48 × 48 pixels, smaller than the calibrated planes of 64 × 64: the promise"
+    with pytest.raises(ValueError, match=f"cells has {told}"):
+        found.check_plane((48, 48), name="cells")
+    with pytest.raises(ValueError, match=told):
+        run(DEGRADED[0], pair[0], pair[1], found, axes="YX", device="cpu")
+    assert run(planes(1, 64)[0][0], pair[0], pair[1], found, axes="YX", device="cpu").complete
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2", "linf"])

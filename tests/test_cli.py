@@ -92,6 +92,16 @@ def test_tolerance_and_confidence_are_moved_and_said_to_be(restore, trained):
     assert printed["threshold"] == certificate.threshold
 
 
+def test_an_exploration_is_never_printed_as_a_promise(restore, trained, tmp_path):
+    certificate = trained.mask_model.certificate.at(tolerance=0.03, confidence=0.8)
+    said = f"Exploration, not a promise to quote: {certificate.sentence}"
+    asked = ["--tolerance", 0.03, "--confidence", 0.8]
+    assert restore(*asked).out.splitlines()[0] == said
+    assert json.loads(restore("--json", *asked, out=tmp_path / "again").out)["promise"] == said
+    for out, options in (("pinned", []), ("repeated", ["--tolerance", 0.02])):
+        assert restore(*options, out=tmp_path / out).out.startswith(trained.mask_model.certificate.sentence)
+
+
 def test_axes_and_channel_are_taken_from_the_command_line(restore, tmp_path):
     path = tmp_path / "unnamed.tif"
     planes = noisy_planes(3, 64, 64)

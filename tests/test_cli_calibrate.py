@@ -179,6 +179,12 @@ def test_without_a_tolerance_some_are_suggested_and_nothing_is_written(calibrate
     assert "was not fixed beforehand" in ended.out
 
 
+def test_suggestions_call_groups_what_they_are(calibrate):
+    assert calibrate(tolerance=None).out.startswith("Measured: 10 fields of 10 images. Without any mask")
+    grouped = calibrate("--group", "mous(e)", tolerance=None)
+    assert grouped.out.startswith("Measured: 10 fields of 1 specimen. Without any mask")
+
+
 def test_suggestions_are_in_both_units_and_agree(calibrate):
     share, raw = (
         json.loads(calibrate("--json", "--intensity", unit, tolerance=None).out)["tolerances"][1]
@@ -202,7 +208,7 @@ def test_a_table_names_files_and_groups(calibrate, maskcal, trained, seen, targe
     faulty(maskcal("calibrate", *given, "--out", target), "of 5 groups, and 9 are needed")
 
 
-def test_images_of_another_tool_take_the_place_of_models(maskcal, seen, target, trained):
+def test_images_of_another_tool_take_the_place_of_models(maskcal, seen, target, trained, monkeypatch):
     for i in range(10):
         rng = np.random.default_rng(i)
         low, _ = pair(i)
@@ -215,11 +221,12 @@ def test_images_of_another_tool_take_the_place_of_models(maskcal, seen, target, 
     certificate = load_mask_model(target).certificate
     assert certificate.fingerprint.restorer_sha256 == "given"
     assert certificate.uncertainty == "given uncertainty"
+    monkeypatch.setattr(calibration, "survey_plan", lambda *_, **__: pytest.fail("the work began"))
     failed(maskcal("calibrate", *folders, "--restorer", trained.restorer_path),
-           "restored images were given, but random restorer 0 makes its own; leave out either")  # fmt: skip
-    failed(
-        maskcal("calibrate", *folders, "--mask-model", "residual"), "uncertainty images were given, but residual, mean"
-    )
+           "10 triplets, the first mouse0, bring a", "restored image, but random restorer 0 makes its own",
+           "leave out either")  # fmt: skip
+    failed(maskcal("calibrate", *folders, "--mask-model", "residual"), "10 triplets, the first mouse0, bring a",
+           "uncertainty image, but residual, mean", "makes its own; leave out either")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -390,7 +397,7 @@ def test_a_damaged_cache_is_told_and_does_no_harm(calibrate, tmp_path, target):
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (calibration, evaluation):
-        monkeypatch.setattr(module, "survey", lambda *_, **__: pytest.fail("the work began"))
+        monkeypatch.setattr(module, "survey_plan", lambda *_, **__: pytest.fail("the work began"))
 
 
 def test_a_target_that_cannot_be_written_is_told_before_the_work(calibrate, monkeypatch, tmp_path, target):
@@ -538,6 +545,15 @@ def test_an_exploration_is_marked_in_the_report(calibrate, evaluate, tmp_path):
     assert (certificate["tolerance"], certificate["confidence"], certificate["exploration"]) == (0.09, 0.8, True)
 
 
+def test_groups_are_named_for_both_commands_or_for_none(calibrate, evaluate, monkeypatch):
+    calibrate()
+    group = ["--group", r"mouse\d+"]
+    failed(evaluate(*group), "maskcal: the promise is about images; leave the groups out")
+    calibrate(*group)
+    failed(evaluate(), "the promise is about specimens, and no groups were named; give --group, or a table with a")
+    assert evaluate(*group).code == 0
+
+
 def test_an_existing_report_is_never_touched(calibrate, evaluate, tmp_path, monkeypatch):
     calibrate()
     no_work(monkeypatch)
@@ -555,7 +571,7 @@ def test_an_interrupted_evaluation_leaves_nothing(calibrate, evaluate, tmp_path,
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    name = {"survey": "napari_maskcal.evaluation.survey", "field": "napari_maskcal.evaluation.image_threshold",
+    name = {"survey": "napari_maskcal.evaluation.survey_plan", "field": "napari_maskcal.evaluation.image_threshold",
             "write": "napari_maskcal.review.evaluation_report.report_html"}[where]  # fmt: skip
     monkeypatch.setattr(name, interrupted)
     stopped(evaluate())

@@ -10,6 +10,7 @@ from scipy.stats import betabinom, binom, spearmanr, t
 from napari_maskcal.calibration import calibrate
 from napari_maskcal.evaluation import evaluate
 from napari_maskcal.mask.untrained import given_mask
+from napari_maskcal.models import GIVEN_RESTORER, matched
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.triplets import triplets_from_arrays
 from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SIZE = 8
 MASK = given_mask("a ramp")
+SPECIMENS = [f"mouse {i}" for i in range(10)]
 # 64 pixels, uncertainties 1, 2, ..., 64: a threshold of t trusts t of them.
 RAMP = np.arange(1, SIZE * SIZE + 1, dtype=np.float32).reshape(SIZE, SIZE)
 
@@ -38,10 +40,10 @@ def fields(errors: list[Any], *, seed: int, groups: list[str] | None = None, map
     return triplets_from_arrays(degraded, truth, restored=restored, uncertainty=ramps, groups=groups, names=names)
 
 
-def certificate(**options: Any) -> Certificate:
+def certificate(groups: list[str] | None = None, **options: Any) -> Certificate:
     """Ten fields with errors 1, 2, ..., 10 everywhere: at tolerance 2 they may trust 64 * 2 / error pixels."""
     asked = {"tolerance": 2.0, "confidence": 0.9, "intensity": "raw", "device": "cpu"} | options
-    return calibrate(fields(list(range(1, 11)), seed=0), MASK, **asked)
+    return calibrate(fields(list(range(1, 11)), seed=0, groups=groups), MASK, **asked)
 
 
 def held_out(promise: Certificate, triplets: Triplets, **options: Any) -> Evaluation:
@@ -87,7 +89,7 @@ def test_the_soft_mask_weighs_each_pixel():
 
 @pytest.mark.parametrize(("grouping", "kept"), [("worst", 1), ("one", None)])
 def test_all_fields_of_a_group_have_to_be_kept_or_the_one_that_is_drawn(grouping, kept):
-    promise = certificate(grouping=grouping)
+    promise = certificate(SPECIMENS, grouping=grouping)
     bad = np.where(RAMP <= 6, 22.0, 1.0)
     groups = ["a", "a", "a", "a", "b", "b", "b", "b"]
     evaluation = held_out(promise, fields([4.0, bad, 4.1, 4.2, 4.3, 4.4, 4.5, 4.6], seed=1, groups=groups))
@@ -100,7 +102,9 @@ def test_all_fields_of_a_group_have_to_be_kept_or_the_one_that_is_drawn(grouping
 
 def test_the_drawn_field_follows_the_seed():
     triplets = fields([float(i) for i in range(1, 9)], seed=1, groups=["a"] * 8)
-    drawn = {held_out(certificate(grouping="one", seed=seed), triplets).counted.index(True) for seed in range(8)}
+    drawn = {
+        held_out(certificate(SPECIMENS, grouping="one", seed=seed), triplets).counted.index(True) for seed in range(8)
+    }
     assert len(drawn) > 1
 
 
@@ -217,10 +221,7 @@ def test_fields_that_were_seen_are_refused_whatever_they_are_called(promise):
 
 
 def test_a_specimen_that_was_seen_is_refused_where_groups_were_named():
-    groups = [f"mouse {i}" for i in range(10)]
-    promise = calibrate(
-        fields(list(range(1, 11)), seed=0, groups=groups), MASK, tolerance=2.0, intensity="raw", device="cpu"
-    )
+    promise = certificate(SPECIMENS)
     new = fields([3.0, 4.0], seed=1, groups=["mouse 3", "mouse 11"])
     with pytest.raises(FaultyTriplets, match=r"1 fault .* is of mouse 3, which was used to calibrate") as refused:
         held_out(promise, new)
@@ -228,12 +229,28 @@ def test_a_specimen_that_was_seen_is_refused_where_groups_were_named():
     assert held_out(promise, fields([3.0], seed=1, groups=["mouse 11"])).coverage.of == 1
 
 
+def test_images_are_not_counted_against_a_promise_about_specimens_nor_the_reverse(promise, monkeypatch):
+    specimens = certificate(SPECIMENS)
+    named, unnamed = (fields([3.0, 4.0], seed=1, groups=groups) for groups in (["a", "b"], None))
+    assert held_out(specimens, named).group_word == "specimens"
+    assert held_out(promise, unnamed).group_word == "images"
+    monkeypatch.setattr("napari_maskcal.evaluation.survey_plan", lambda *_, **__: pytest.fail("the work began"))
+    with pytest.raises(
+        ValueError, match=r"about specimens, and no groups were named; give --group, or a table with a c"
+    ):
+        held_out(specimens, unnamed)
+    with pytest.raises(ValueError, match=r"the promise is about images; leave the groups out$"):
+        held_out(promise, named)
+
+
 def test_files_of_the_same_name_and_other_content_are_only_mentioned(promise):
     new = fields([3.0, 4.0], seed=1)
     same = replace(new, items=tuple(replace(item, group=f"seen {i}") for i, item in enumerate(new.items)))
     assert any("2 images, the first seen 0, have the name of a calibrated one" in note
                for note in notes(held_out(promise, same)))  # fmt: skip
-    assert not any("have the name" in note for note in notes(held_out(promise, new)))
+    assert not any("the name of" in note for note in notes(held_out(promise, new)))
+    one = replace(same, items=same.items[:1])
+    assert "seen 0 has the name of a calibrated one and other content" in notes(held_out(promise, one))[-1]
 
 
 def test_a_specimen_that_trained_a_network_is_refused(promise):
@@ -241,6 +258,22 @@ def test_a_specimen_that_trained_a_network_is_refused(promise):
     trained = replace(MASK, card=card)
     with pytest.raises(FaultyTriplets, match=r"is of held out 1, which a ramp was trained on"):
         evaluate(fields([3.0, 4.0], seed=1), trained, certificate=promise, device="cpu")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(("group", "folder"), [("set1/S3", "new"), ("new", "S3")])
+def test_a_specimen_that_trained_a_network_is_known_by_any_folder_of_its_name(tmp_path, which, group, folder):
+    networks = [MASK, matched(GIVEN_RESTORER, MASK)]
+    promise, named = certificate(SPECIMENS), fields([3.0, 4.0], seed=1, groups=[group, "other"])
+    (tmp_path / folder).mkdir()
+    np.save(tmp_path / folder / "a.npy", named[0].truth.read())
+    truth = replace(named[0].truth, origin=str(tmp_path / folder / "a.npy"), index=())
+    new = replace(named, items=(replace(named[0], truth=truth), named[1]))
+    assert evaluate(new, *networks, promise, device="cpu").coverage.of == 2
+    card = networks[which].card.model_copy(update={"trained_on": ("s3",)})
+    networks[which] = replace(networks[which], card=card)
+    with pytest.raises(FaultyTriplets, match=f"1 fault .* is of .*S3, which {card.name} was trained on"):
+        evaluate(new, *networks, promise, device="cpu")
 
 
 def test_fields_have_to_be_of_the_calibrated_size(promise):
@@ -259,6 +292,17 @@ def test_fields_have_to_be_of_the_calibrated_size(promise):
     assert len(cut.fields) == 2 * 2 * 3
     assert cut.fields[1].name == "field 0 y0 x8"
     assert any("up to 6 fields, the calibrated ones up to 1" in note for note in notes(cut))
+    assert cut.warnings == (
+        "Planes of 17 × 24 pixels were cut into fields of 8 × 8; not used are 1 row at the bottom; "
+        "the range of intensities is that of the larger plane.",
+    )
+    assert held_out(promise, planes(2, 8, 8)).warnings == ()
+    assert (
+        "not used are 2 rows at the bottom and 3 columns at the right"
+        in held_out(promise, planes(1, 10, 11)).warnings[0]
+    )
+    alike = promise.model_copy(update={"plane_shape": (16, 16)})
+    assert held_out(alike, planes(1, 16, 16)).warnings == ("Planes of 16 × 16 pixels were cut into fields of 8 × 8.",)
     oblong = promise.model_copy(update={"field_shape": (8, 6)})
     with pytest.raises(ValueError, match=r"has 17 × 24 pixels, larger than the calibrated fields of 8 × 6; cut"):
         held_out(oblong, planes(2, 17, 24))
@@ -271,7 +315,7 @@ def test_the_certificate_has_to_be_for_these_models(promise):
     with pytest.raises(ValueError, match="does not hold here: the mask network"):
         evaluate(new, given_mask("another"), certificate=promise, device="cpu")
     with pytest.raises(
-        ValueError, match="the distance l1 is another here, without version, than the calibrated one, 2"
+        ValueError, match=r"the distance l1 \(without version\) is another than the calibrated l1 \(2\); give that one"
     ):
         held_out(promise.model_copy(update={"distance_identity": "2"}), new)
 
@@ -281,7 +325,32 @@ def test_an_exploration_is_said_to_be_one(promise):
     explored = held_out(promise.at(tolerance=4.0), new)
     assert notes(explored)[0].startswith("EXPLORATION")
     assert "the exploration asked for at least 90 %" in conclusion(explored)
-    assert not any("EXPLORATION" in note for note in notes(held_out(promise, new)))
+    assert "does not speak against what was explored, and 2 images cannot prove it" in conclusion(explored)
+    assert "promise" not in conclusion(explored)
+    pinned = held_out(promise, new)
+    assert not any("EXPLORATION" in note for note in notes(pinned))
+    assert "does not speak against the promise, and" in conclusion(pinned)
+
+
+def test_one_image_is_not_called_several(promise):
+    kept, missed = (held_out(promise, fields([error], seed=1)) for error in (3.0, 60.0))
+    assert conclusion(kept).startswith("1 of 1 held-out image (100 %")
+    assert "and 1 image cannot prove it" in conclusion(kept)
+    assert conclusion(missed).startswith("0 of 1 held-out image (0 %")
+    assert conclusion(held_out(promise, fields([3.0, 4.0], seed=1))).startswith("2 of 2 held-out images (100 %")
+    assert "of 1 held-out image" in conclusion(replace(kept, certificate=promise.at(tolerance=4.0)))
+
+
+def test_a_chance_that_is_next_to_none_is_not_given_to_the_last_digit(promise):
+    none = replace_losses(held_out(promise, fields([3.0 + i / 10 for i in range(20)], seed=1)), [9.0] * 20)
+    assert 0 < chance_of_as_few(none) < 1e-7
+    assert "with a probability of less than 0.01 % if the promise held here" in conclusion(none)
+
+
+def test_a_confidence_is_never_rounded_up(promise):
+    new = fields([3.0, 4.0], seed=1)
+    evaluation = replace(held_out(promise, new), certificate=promise.model_copy(update={"confidence": 0.6666666}))
+    assert "the promise is at least 66.6 %:" in conclusion(evaluation)
 
 
 def test_all_faults_come_at_once_and_before_the_work(promise, monkeypatch):

@@ -118,13 +118,16 @@ def _check_field_size(plan: Plan) -> None:
 
 def _check_given(plan: Plan) -> None:
     """Refuse images beside a network that makes them: one of the two would be left out without a word."""
-    for name, model in (("restored", plan.restorer), ("uncertainty", plan.mask_model)):
+    for name, what, model in (
+        ("restored", "a restored image", plan.restorer),
+        ("uncertainty", "an uncertainty map", plan.mask_model),
+    ):
         if model.network is None:
             continue
         if given := [triplet.name for triplet in plan.triplets if name in triplet.parts()]:
             raise ValueError(
-                f"{len(given)} triplets, the first {given[0]}, bring a {name} image, but {model.card.name} makes its "
-                "own; leave out either"
+                f"{given[0]} comes with {what}, but {model.card.name} makes its own ({len(given)} such triplets); leave "
+                "out either"
             )
 
 

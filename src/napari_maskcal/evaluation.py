@@ -19,6 +19,7 @@ from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
 from napari_maskcal.read.faults import Fault, FaultyTriplets
 from napari_maskcal.read.survey import all_faults
 from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
+from napari_maskcal.review.certificate_words import number_of
 from napari_maskcal.review.held_out import Evaluation, HeldOutField
 from napari_maskcal.settings import DEVICE
 
@@ -76,13 +77,15 @@ def evaluate(
     FaultyTriplets
         If some fields cannot be used, or the certificate was calibrated or a network trained on them; it lists all.
     ValueError
-        If the certificate does not hold for these networks, or the fields are not of the calibrated size.
+        If the certificate does not hold for these networks, it is about specimens and none were named, or about
+        images and specimens were, or the fields are not of the calibrated size.
     InterruptedError
         If it was cancelled.
     """
     restorer = matched(restorer or GIVEN_RESTORER, mask_model)
     on_event, cancel = on_event or _ignore, cancel or CancelToken()
     promise = _valid_certificate(restorer, mask_model, certificate)
+    _check_grouping(promise, triplets)
     rule = on_device(_calibrated_distance(promise, distance), device)
     plan = Plan(
         triplets=triplets, restorer=restorer, mask_model=mask_model, distance=rule, mask=promise.mask,
@@ -101,7 +104,9 @@ def evaluate(
     return Evaluation(
         certificate=promise, fields=fields, grouped=triplets.grouped, restorer=restorer.card.name,
         mask_model=mask_model.card.name,
-        warnings=(*_same_names(promise, surveyed), *(warning.message for warning in warned)),
+        warnings=(
+            *_same_names(promise, surveyed), *_of_cutting(plan, promise), *(warning.message for warning in warned)
+        ),
     )  # fmt: skip
 
 
@@ -117,6 +122,16 @@ def _valid_certificate(restorer: Restorer, mask_model: MaskModel, certificate: C
     promise.check(Fingerprint.of(restorer, mask_model.card, mask_model.sha256))
     check_pair(restorer, mask_model)
     return promise
+
+
+def _check_grouping(promise: Certificate, triplets: Triplets) -> None:
+    """Refuse to count images against a promise about specimens, or specimens against one about images."""
+    if promise.grouped and not triplets.grouped:
+        raise ValueError(
+            "the promise is about specimens, and no groups were named; give --group, or a table with a column group"
+        )
+    if triplets.grouped and not promise.grouped:
+        raise ValueError("the promise is about images; leave the groups out")
 
 
 def _calibrated_distance(promise: Certificate, chosen: str | Distance | None) -> Distance:
@@ -170,27 +185,38 @@ def _seen_before(plan: Plan, certificate: Certificate, item: Surveyed) -> Iterat
     calibrated = {record.sha256: record.name for record in certificate.fields if record.sha256}
     if found := item.known_as(calibrated):
         yield Fault(file=file, fault=f"was used to calibrate, as {found}", remedy=_LEAVE_OUT)
-    elif group.casefold() in known and _names_tell(plan.triplets, certificate):
+    elif group.casefold() in known and _names_tell(certificate):
         yield Fault(file=file, fault=f"is of {group}, which was used to calibrate", remedy=_LEAVE_OUT)
     for card in (plan.restorer.card, plan.mask_model.card):
-        if card.knows([group]):
-            yield Fault(file=file, fault=f"is of {group}, which {card.name} was trained on", remedy=_LEAVE_OUT)
+        if shared := card.knows([group, *item.triplet.folders]):
+            yield Fault(file=file, fault=f"is of {shared[0]}, which {card.name} was trained on", remedy=_LEAVE_OUT)
 
 
-def _names_tell(triplets: Triplets, certificate: Certificate) -> bool:
+def _names_tell(certificate: Certificate) -> bool:
     """Whether equal groups are one specimen. Names of files may be the same in any two folders: content tells."""
-    by_content = all(record.sha256 for record in certificate.fields)
-    return (certificate.grouped and triplets.grouped) or not by_content
+    return certificate.grouped or not all(record.sha256 for record in certificate.fields)
 
 
 def _same_names(certificate: Certificate, surveyed: Sequence[Surveyed]) -> list[str]:
     shared = sorted({item.triplet.group for item in surveyed} & set(certificate.groups))
     if not shared:
         return []
-    return [
-        f"{len(shared)} images, the first {shared[0]}, have the name of a calibrated one and other content: make sure "
-        "that they are of other specimens."
-    ]
+    many = f"{len(shared)} images, the first {shared[0]}, have" if len(shared) > 1 else f"{shared[0]} has"
+    return [f"{many} the name of a calibrated one and other content: make sure that it is of another specimen."]
+
+
+def _of_cutting(plan: Plan, certificate: Certificate) -> list[str]:
+    """Say what became of planes that are larger than the calibrated fields."""
+    if plan.field_px is None:
+        return []
+    plane = tuple(plan.restorer.card.scale_factor * n for n in plan.triplets[0].degraded.shape)
+    large, field = (" × ".join(map(str, size)) for size in (plane, certificate.field_shape))
+    left = zip((n % plan.field_px for n in plane), ("rows", "columns"), ("bottom", "right"), strict=True)
+    unused = " and ".join(f"{number_of(count, lines)} at the {edge}" for count, lines, edge in left if count)
+    told = [f"Planes of {large} pixels were cut into fields of {field}", f"not used are {unused}" if unused else ""]
+    if plane != (certificate.plane_shape or certificate.field_shape):
+        told.append("the range of intensities is that of the larger plane")
+    return ["; ".join(words for words in told if words) + "."]
 
 
 def _one_by_one(planes: Iterable[list[CalibrationField]], total: int, on_event: OnEvent) -> Iterator[CalibrationField]:

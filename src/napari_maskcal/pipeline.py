@@ -23,6 +23,7 @@ from napari_maskcal.restore.events import (
     Started,
 )
 from napari_maskcal.restore.given import Given, check_given
+from napari_maskcal.review.certificate_words import promise_words
 from napari_maskcal.review.overlay import NOT_COMPUTED, mark_uncertain, masked_share
 from napari_maskcal.settings import DEVICE
 
@@ -89,7 +90,7 @@ class Review:
         """Return the certificate and what it was applied to, ready for JSON."""
         certificate: dict[str, Any] = json.loads(self.certificate.model_dump_json(exclude={"fields"}))
         return certificate | {
-            "promise": self.certificate.sentence,
+            "promise": promise_words(self.certificate),
             "limits": self.certificate.limits,
             "input": self.image.name,
             "masked_share": self.masked_share if self.planes_done else None,

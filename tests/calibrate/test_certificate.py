@@ -271,12 +271,59 @@ def test_a_certificate_that_contradicts_its_fields_is_found_out(change, message)
         certificate.model_copy(update=change).verify()
 
 
+@pytest.mark.parametrize("distance", ["l1", "ssim"])
+def test_what_is_told_beside_the_promise_is_computed_anew(distance):
+    tolerance = 0.05 if distance == "l1" else 0.5
+    certificate = certified(random_fields(25), distance=distance, tolerance=tolerance)
+    certificate.verify()
+    kept, masked = certificate.leave_one_out, certificate.masked
+    assert kept is not None
+    assert masked is not None
+    for change, message in [
+        (
+            {"leave_one_out": kept.model_copy(update={"kept": kept.kept + 1})},
+            "leave-one-out coverage is not that of its",
+        ),
+        ({"leave_one_out": kept.model_copy(update={"high": 1.5})}, "leave-one-out coverage is not that of its fields"),
+        ({"leave_one_out": None}, "leave-one-out coverage is not that of its fields"),
+        ({"masked": masked.model_copy(update={"mean": masked.mean + 0.1})}, "masked share is not that of its fields"),
+        ({"masked": masked.model_copy(update={"whole": 0.5})}, "masked share is not that of its fields"),
+        ({"distance_words": "largest error"}, f"calls the distance {distance} a largest error, which it is not"),
+        (
+            {"distance_words": f"{certificate.distance_words} of all"},
+            f"calls the distance {distance} a .* of all, which it is not",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            certificate.model_copy(update=change).verify()
+
+
 def test_specimens_that_a_network_was_trained_on_are_refused_by_name(trained):
     card = trained.mask_model.card.model_copy(update={"trained_on": ("specimen 99",)})
     certified().check_foreign(card)
     seen = card.model_copy(update={"trained_on": ("specimen 3", "specimen 99", "specimen 1")})
     with pytest.raises(ValueError, match="random mask 0 was trained on specimen 1, specimen 3, which the certificate"):
         certified().check_foreign(seen)
+
+
+def test_a_specimen_that_trained_is_known_by_the_folder_of_its_name(trained):
+    certificate = certified().model_copy(update={"groups": {"set1/S3": 6, "set1/S30": 6}})
+    for seen, message in (("s3", "was trained on set1/S3, which"), ("SET1/s30", "was trained on set1/S30, which")):
+        card = trained.mask_model.card.model_copy(update={"trained_on": (seen,)})
+        with pytest.raises(ValueError, match=message):
+            certificate.check_foreign(card)
+    certificate.check_foreign(trained.mask_model.card.model_copy(update={"trained_on": ("s", "1/S3", "S4")}))
+
+
+def test_planes_smaller_than_those_that_fields_were_cut_from_are_refused():
+    cut = certified().model_copy(update={"plane_shape": (20, 30)})
+    cut.check_plane((20, 30), name="cells")
+    certified().check_plane((19, 30), name="cells")
+    for shape in [(19, 30), (20, 29)]:
+        with pytest.raises(
+            ValueError, match=f"cells has planes of {shape[0]} × {shape[1]} pixels, .* planes of 20 × 30"
+        ):
+            cut.check_plane(shape, name="cells")
 
 
 def test_planes_smaller_than_the_calibrated_fields_are_refused():

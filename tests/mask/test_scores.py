@@ -131,10 +131,29 @@ def test_an_interval_is_upper_minus_lower_and_nothing_where_they_cross(members):
         low, high = lower.network(image), upper.network(image)
         found = interval_mask(lower, upper).network(image, image)
         turned = interval_mask(upper, lower).network(image, image)
-    torch.testing.assert_close(found, (high - low).clamp(min=0) + FLOOR)
-    crossed = high < low
-    assert (found[crossed] == np.float32(FLOOR)).all()
-    assert (turned[crossed] > FLOOR).all()
+    for width, difference in ((found, high - low), (turned, low - high)):
+        torch.testing.assert_close(width, difference.clamp(min=0) + FLOOR)
+        assert (width[difference < 0] == np.float32(FLOOR)).all()
+    assert (high != low).any()  # so that they cross one way or the other
+
+
+class Plus(torch.nn.Module):
+    """A restorer whose answer is known."""
+
+    def __init__(self, amount: torch.Tensor) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image + self.amount
+
+
+def test_where_quantiles_cross_the_width_is_the_floor_and_not_their_distance():
+    score, image = IntervalWidth([UNET, UNET]), images(1, 1, 2, 2)
+    lower, upper = torch.tensor([[0.0, 0.3], [-0.5, 0.0]]), torch.tensor([[0.25, -0.2], [0.5, 0.0]])
+    score.members = torch.nn.ModuleList([Plus(lower), Plus(upper)])
+    expected = torch.tensor([[[[0.25, 0.0], [1.0, 0.0]]]]) + FLOOR
+    torch.testing.assert_close(score(image, image), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,14 @@ from napari_maskcal.mask.untrained import given_mask
 from napari_maskcal.read.triplets import triplets_from_arrays
 from napari_maskcal.review.calibration_figures import draw_coverage, draw_masked_share, draw_thresholds
 from napari_maskcal.review.certificate_words import certificate_lines, percent
-from napari_maskcal.review.evaluation_report import COLUMNS, evaluation_json, fields_csv, report_html, write_evaluation
+from napari_maskcal.review.evaluation_report import (
+    COLUMNS,
+    evaluation_json,
+    fields_csv,
+    found_lines,
+    report_html,
+    write_evaluation,
+)
 from napari_maskcal.review.pins import earlier_pins
 from napari_maskcal.review.remarks import remarks
 
@@ -212,6 +219,30 @@ def test_an_exploration_stands_out(evaluation):
     assert "EXPLORATION" not in Page(report_html(evaluation)).text
 
 
+def test_the_labels_of_an_exploration_speak_of_no_promise(evaluation):
+    explored = replace(evaluation, certificate=evaluation.certificate.at(tolerance=4.0))
+    labels = [label for label, _ in found_lines(explored)]
+    assert labels[:3] == ["Held out", "Exploration", "As few or fewer, if what was explored holds"]
+    assert [label for label, _ in found_lines(evaluation)][1:3] == ["Promise", "As few or fewer, if the promise holds"]
+    lead = "Exploration, not a promise to quote: In at least 90 % of new images"
+    for text in (Page(report_html(explored)).text, evaluation_json(explored)["promise"]):
+        assert lead in text
+    assert evaluation_json(evaluation)["promise"] == evaluation.certificate.sentence
+
+
+def test_one_of_a_thing_is_not_called_several(promise):
+    one, three = (dict(found_lines(held_out(promise, errors))) for errors in ([4.0], [4.0, 16.0, 0.5]))
+    assert (one["Held out"], three["Held out"]) == ("1 field of 1 image", "3 fields of 3 images")
+    assert one["Promise"].startswith("kept for 1 of 1 image (95 %")
+    assert three["Promise"].startswith("kept for 2 of 3 images (95 %")
+
+
+@pytest.mark.parametrize(("chance", "words"), [(1.5e-10, "less than 0.01 %"), (0.0123, "1.2 %"), (1e-4, "0.01 %")])
+def test_a_chance_is_told_to_two_digits_or_as_next_to_none(evaluation, monkeypatch, chance, words):
+    monkeypatch.setattr("napari_maskcal.review.evaluation_report.chance_of_as_few", lambda _: chance)
+    assert dict(found_lines(evaluation))["As few or fewer, if the promise holds"] == f"in {words} of such sets"
+
+
 # ---- the certificate in words
 
 
@@ -246,7 +277,16 @@ def test_many_groups_are_not_all_named(promise):
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(1, "100 %"), (0.9996, "99.96 %"), (0.999999, "more than 99.99 %"), (0.5, "50 %"), (0, "0 %")]
+    ("share", "text"),
+    [
+        (1, "100 %"),
+        (0.9996, "99.96 %"),
+        (0.999999, "more than 99.99 %"),
+        (0.5, "50 %"),
+        (0, "0 %"),
+        (2e-6, "0.0002 %"),
+        (1e-9, "less than 0.0001 %"),
+    ],
 )
 def test_only_all_is_all(share, text):
     assert percent(share) == text

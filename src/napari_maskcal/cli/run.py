@@ -121,9 +121,12 @@ def _resolve(
 
 
 def tell(review: Review, out: Path, *, as_json: bool) -> None:
-    """Print what was promised and how much is marked."""
+    """Print what was promised, or only explored, and how much is marked."""
     if as_json:
         click.echo(json.dumps(review.summary(), indent=2, ensure_ascii=False))
         return
-    click.echo(review.certificate.sentence)
-    click.echo(f"Marked uncertain: {100 * review.masked_share:.1f} % of {review.planes} planes. Written to {out}")
+    from napari_maskcal.review.certificate_words import number_of, promise_words
+
+    click.echo(promise_words(review.certificate))
+    marked = f"{100 * review.masked_share:.1f} % of {number_of(review.planes, 'planes')}"
+    click.echo(f"Marked uncertain: {marked}. Written to {out}")

@@ -36,6 +36,12 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
     return [(label, words) for label, words in lines if words]
 
 
+def promise_words(certificate: Certificate) -> str:
+    """Return the promise as it may be shown: of an exploration it is said first that it is none."""
+    lead = "Exploration, not a promise to quote: " if certificate.exploration else ""
+    return lead + certificate.sentence
+
+
 def guarantee_words(certificate: Certificate) -> str:
     """Return the guarantee with its numbers."""
     tolerance = amount(certificate.tolerance, certificate)
@@ -63,7 +69,7 @@ def coverage_words(coverage: Coverage | None, unit: str) -> str:
     if coverage is None:
         return ""
     return (
-        f"kept for {coverage.kept} of {coverage.of} {unit} (95 % interval of the share "
+        f"kept for {coverage.kept} of {number_of(coverage.of, unit)} (95 % interval of the share "
         f"{coverage.low:.2f} to {coverage.high:.2f})"
     )
 
@@ -78,7 +84,8 @@ def _fields(certificate: Certificate) -> str:
     named = [f"{name} ({count})" for name, count in certificate.groups.items()]
     more = [f"and {len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
     return (
-        f"{certificate.n_fields} fields of {len(named)} {certificate.group_word}, each {size} pixels: "
+        f"{number_of(certificate.n_fields, 'fields')} of {number_of(len(named), certificate.group_word)}, each {size} "
+        "pixels: "
         + ", ".join([*named[:_MOST_NAMED], *more])
     )  # fmt: skip
 
@@ -104,8 +111,15 @@ def _pins(certificate: Certificate) -> list[str]:
     ]
 
 
+def number_of(count: int, several: str) -> str:
+    """Return how many of something there are: ``"2 images"``, ``"1 image"``."""
+    return f"{count} {several.removesuffix('s') if count == 1 else several}"
+
+
 def percent(share: float) -> str:
     """Return a share that was found as percent, to three digits; 100 % and 0 % only where it is just that."""
+    if 0 < share < 1e-6:
+        return "less than 0.0001 %"
     texts = (f"{100 * share:.{digits}g}" for digits in (3, 4, 5))
     found = next((text for text in texts if text != "100" or share == 1), "more than 99.99")
     return f"{found} %"

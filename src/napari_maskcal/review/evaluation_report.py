@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from napari_maskcal import __version__
 from napari_maskcal.review.calibration_figures import draw_coverage, draw_masked_share, draw_thresholds
-from napari_maskcal.review.certificate_words import certificate_lines, coverage_words, masked_words, percent
-from napari_maskcal.review.evaluation_words import conclusion, notes
+from napari_maskcal.review.certificate_words import (
+    certificate_lines,
+    coverage_words,
+    masked_words,
+    number_of,
+    percent,
+    promise_words,
+)
+from napari_maskcal.review.evaluation_words import asked_words, chance_words, conclusion, notes
 from napari_maskcal.review.held_out import chance_of_as_few, kept_over_confidence, masked_over_tolerance
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "conclusion": conclusion(evaluation),
         "notes": list(notes(evaluation)),
-        "promise": certificate.sentence,
+        "promise": promise_words(certificate),
         "limits": certificate.limits,
         "restorer": evaluation.restorer,
         "mask_model": evaluation.mask_model,
@@ -101,7 +108,7 @@ def report_html(evaluation: Evaluation) -> str:
         conclusion=conclusion(evaluation),
         notes=notes(evaluation),
         exploration=certificate.exploration,
-        promise=certificate.sentence,
+        promise=promise_words(certificate),
         limits=certificate.limits,
         found=found_lines(evaluation),
         figures=_figures(evaluation),
@@ -117,14 +124,17 @@ def report_html(evaluation: Evaluation) -> str:
 def found_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return the numbers of the whole set: (label, words)."""
     word, correlation = evaluation.group_word, evaluation.rank_correlation
-    lines = [("Held out", f"{len(evaluation.fields)} fields of {len(evaluation.groups)} {word}")]
+    lines = [
+        ("Held out", f"{number_of(len(evaluation.fields), 'fields')} of {number_of(len(evaluation.groups), word)}")
+    ]
     if evaluation.certificate.guarantee == "expected":
         lines.append(("Mean distance outside the marks, as counted", f"{evaluation.counted_losses.mean():.4g}"))
     else:
-        lines.append(("Promise", coverage_words(evaluation.coverage, word)))
+        label = "Exploration" if evaluation.certificate.exploration else "Promise"
+        lines.append((label, coverage_words(evaluation.coverage, word)))
     if (chance := chance_of_as_few(evaluation)) is not None:
         as_few = "As much or more" if evaluation.certificate.guarantee == "expected" else "As few or fewer"
-        lines.append((f"{as_few}, if the promise holds", f"in {percent(float(f'{chance:.2g}'))} of such sets"))
+        lines.append((f"{as_few}, if {asked_words(evaluation)} holds", f"in {chance_words(chance)} of such sets"))
     return [
         *lines,
         ("Masked share", masked_words(evaluation.masked)),
@@ -172,7 +182,7 @@ def _figures(evaluation: Evaluation) -> list[dict[str, str]]:
     certificate = evaluation.certificate
     thresholds = [one.threshold for one in evaluation.fields]
     figures = [_figure(
-        "Image thresholds of the held-out fields: the promise is kept in those at or above the chosen threshold.",
+        "Image thresholds of the held-out fields: those at or above the chosen threshold are kept within tolerance.",
         lambda ax: draw_thresholds(ax, thresholds, certificate.threshold),
     )]  # fmt: skip
     if certificate.curves is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.calibrate.words import amount, percent_at_least, percent_at_most
-from napari_maskcal.review.certificate_words import percent
+from napari_maskcal.review.certificate_words import number_of, percent
 from napari_maskcal.review.held_out import chance_of_as_few
 
 if TYPE_CHECKING:
     from napari_maskcal.review.held_out import Evaluation
 
 _AGAINST = 0.05
+_SMALLEST_CHANCE = 1e-4  # the digits of a smaller one would say nothing more
 
 
 def conclusion(evaluation: Evaluation) -> str:
@@ -25,37 +26,49 @@ def notes(evaluation: Evaluation) -> tuple[str, ...]:
     return (*(note for note in found if note), *evaluation.warnings)
 
 
+def chance_words(chance: float) -> str:
+    """Return a probability as percent, to two digits."""
+    rounded = float(f"{chance:.2g}")
+    return "less than 0.01 %" if rounded < _SMALLEST_CHANCE else percent(rounded)
+
+
 def _found(evaluation: Evaluation) -> str:
-    certificate, new = evaluation.certificate, evaluation.group_word
+    certificate = evaluation.certificate
     limit, promised = amount(certificate.tolerance, certificate), _promised(evaluation)
+    many = number_of(len(evaluation.losses), f"held-out {evaluation.group_word}")
     if certificate.guarantee == "expected":
         losses = evaluation.counted_losses
         bound = amount(certificate.bound or 0, certificate)
         return (
-            f"Over {len(losses)} held-out {new} the {certificate.distance_words} {_where(evaluation)}, counted as at "
-            f"most {bound}, is {amount(float(losses.mean()), certificate)} on average, where {promised} at most {limit}"
+            f"Over {many} the {certificate.distance_words} {_where(evaluation)}, counted as at most {bound}, "
+            f"is {amount(float(losses.mean()), certificate)} on average, where {promised} at most {limit}"
         )
     kept = evaluation.coverage
     low, high = percent_at_least(kept.low), percent_at_most(kept.high)
     return (
-        f"{kept.kept} of {kept.of} held-out {new} ({percent(kept.kept / kept.of)}; 95 % interval {low} to {high}) "
+        f"{kept.kept} of {many} ({percent(kept.kept / kept.of)}; 95 % interval {low} to {high}) "
         f"kept the {certificate.distance_words} {_where(evaluation)} within {limit}, where "
-        f"{promised} at least {percent(certificate.confidence)}"
+        f"{promised} at least {percent_at_least(certificate.confidence)}"
     )
 
 
 def _judged(evaluation: Evaluation) -> str:
-    new, count = evaluation.group_word, len(evaluation.losses)
+    many, asked = number_of(len(evaluation.losses), evaluation.group_word), asked_words(evaluation)
     chance = chance_of_as_few(evaluation)
     if chance is None:
-        return f"{count} {new} that differ so little say nothing about the average"
+        return f"of {many} without a spread of distances nothing follows for the average"
     if chance >= _AGAINST:
-        return f"this does not speak against the promise, and {count} {new} cannot prove it"
+        return f"this does not speak against {asked}, and {many} cannot prove it"
     so = "as much or more" if evaluation.certificate.guarantee == "expected" else "as few or fewer"
     return (
-        f"{so} would come about with a probability of {percent(float(f'{chance:.2g}'))} if the promise held here, so "
-        f"either it does not, or these {new} are not like the calibrated ones"
+        f"{so} would come about with a probability of {chance_words(chance)} if {asked} held here, so either it does "
+        f"not, or what was held out is not like the calibrated {evaluation.group_word}"
     )
+
+
+def asked_words(evaluation: Evaluation) -> str:
+    """Return what the fields are held against: an exploration is no promise."""
+    return "what was explored" if evaluation.certificate.exploration else "the promise"
 
 
 def _promised(evaluation: Evaluation) -> str:
@@ -93,8 +106,8 @@ def _of_sizes(evaluation: Evaluation) -> str:
         return ""
     harder = "harder with more, so fewer" if here > there else "easier with fewer, so more"
     return (
-        f"These {evaluation.group_word} have up to {here} fields, the calibrated ones up to {there}: all fields of one "
-        f"of them have to keep the promise together, which is {harder} may be kept than was promised."
+        f"These {evaluation.group_word} have up to {number_of(here, 'fields')}, the calibrated ones up to {there}: all "
+        f"fields of one of them have to stay within tolerance together, which is {harder} may be kept than expected."
     )
 
 
@@ -104,7 +117,7 @@ def _of_masks(evaluation: Evaluation) -> str:
         return "Nothing is marked in any of these fields."
     if masked.quartiles[1] == 1:
         return (
-            f"Everything is marked in {percent(masked.whole)} of these fields: there the promise is kept, but says "
-            "nothing."
+            f"Everything is marked in {percent(masked.whole)} of these fields: there {asked_words(evaluation)} is "
+            "kept, but says nothing."
         )
     return ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_maskcal.review.certificate_words import percent
+from napari_maskcal.review.certificate_words import number_of, percent
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.certify import Measured
@@ -43,11 +43,15 @@ def suggestion_lines(measured: Measured) -> list[str]:
         for tolerance, unmasked in _tolerances(measured)
     ]
     return [
-        f"{len(measured.fields)} fields of {len(set(measured.owners))} groups are measured. Without any mask the "
+        f"Measured: {number_of(len(measured.fields), 'fields')} of {_groups(measured)}. Without any mask the "
         f"{measured.distance.sentence_name} is {low} to {high}, in the middle {middle}.",
         *(found or ["No field differs from its truth, so there is nothing to tolerate."]),
         ADVICE,
     ]
+
+
+def _groups(measured: Measured) -> str:
+    return number_of(len(set(measured.owners)), "specimens" if measured.grouped else "images")
 
 
 def in_units(value: float, measured: Measured) -> dict[str, float]:

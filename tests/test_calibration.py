@@ -403,10 +403,11 @@ def test_what_the_restorer_makes_is_no_truth(pair, shift):
 
 
 def test_images_beside_a_network_that_makes_them_are_refused_before_any_network_runs(pair, restored_planes):
-    for name, model in (("restored", pair[0]), ("uncertainty", pair[1])):
+    what = {"restored": ("a restored image", pair[0]), "uncertainty": ("an uncertainty map", pair[1])}
+    for name, (words, model) in what.items():
         given = in_memory(**{name: TRUTH + 1})
         with pytest.raises(
-            ValueError, match=f"12 triplets, the first field 0, .* {name} image, but {model.card.name} m"
+            ValueError, match=f"field 0 comes with {words}, as do 11 more triplets, but {model.card.name} m"
         ):
             calibrate(given, pair[1], pair[0], **RULE)
     assert restored_planes == []

@@ -126,8 +126,8 @@ def _check_given(plan: Plan) -> None:
             continue
         if given := [triplet.name for triplet in plan.triplets if name in triplet.parts()]:
             raise ValueError(
-                f"{given[0]} comes with {what}, but {model.card.name} makes its own ({len(given)} such triplets); leave "
-                "out either"
+                f"{given[0]} comes with {what}, as do {len(given) - 1} more triplets, but {model.card.name} makes its "
+                "own; leave out either"
             )
 
 

@@ -60,8 +60,9 @@ MASK_MODEL = Parameter(
     help="Calibrated mask model: a .maskcal bundle, or 'demo' for the bundled one.",
 )  # fmt: skip
 TOLERANCE = Parameter(
-    name="tolerance", kind=float, default=None, minimum=0.0, maximum=1.0, step=0.005,
-    help="Largest error you accept outside the marked regions, as a share of the plane's intensity range.",
+    name="tolerance", kind=float, default=None, minimum=0.0, maximum=1e9, step=0.005,
+    help="Largest error you accept outside the marked regions, in the unit of the certificate: a share of the plane's "
+    "intensity range unless it was calibrated in raw intensities.",
 )  # fmt: skip
 CONFIDENCE = Parameter(
     name="confidence", kind=float, default=None, minimum=0.0, maximum=1.0, step=0.01,

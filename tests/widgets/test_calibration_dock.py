@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,8 +121,10 @@ def test_from_folders_to_a_bundle_that_review_opens(bench, trained, tmp_path):
     assert not bench.page.save_button.isEnabled()
     bench.page.controls.set_values(tolerance=bench.page.calibrated.exploration.suggestions()[60][0])
     bench.page.refresh()
+    bench.form.note.setText(" beads, before the move ")  # after measuring: it counts when it is pinned
     bench.page.pin_button.click()
     assert bench.state == "PINNED"
+    assert bench.page.certificate.note == "beads, before the move"
     saved = bench.save(tmp_path / "mine")
     assert isinstance(saved, Done)
     assert saved.result == tmp_path / "mine.maskcal"
@@ -259,13 +262,25 @@ def test_other_choices_make_the_result_outdated_until_it_is_measured_again(bench
     bench.choose(write_triplets(tmp_path))
     bench.form.tolerance.value = 0.05
     bench.measure()
+    bench.show(2)
+    bench.save(tmp_path / "mine.maskcal")
+    assert (bench.dock.tabs.tabText(2), bench.names) == ("Fields (12)", SHOWN)
+    assert bench.dock.looking_at.text().startswith("S02_0 is shown.")
     bench.form.distance.setCurrentText("root mean square error (L2)")
     assert bench.state == "OUTDATED"
+    assert bench.dock.tabs.tabText(2) == "Fields (12, outdated)"
+    assert bench.names == [name.replace("calibration", "outdated") for name in SHOWN]
+    assert bench.dock.looking_at.text().startswith("Outdated: S02_0 ")
+    assert bench.dock.message.text() == ""  # nothing of what was saved
+    bench.show(3)
+    assert all(name.startswith("outdated field: ") for name in bench.names)
     assert not bench.page.save_button.isEnabled()
     bench.dock.save(tmp_path / "old.maskcal")
     assert not (tmp_path / "old.maskcal").exists()
     bench.form.distance.setCurrentText("mean absolute error (L1)")
     assert bench.state == "PINNED"
+    assert (bench.dock.tabs.tabText(2), bench.names) == ("Fields (12)", SHOWN)
+    assert bench.dock.looking_at.text().startswith("S03_0 is shown.")
     bench.form.guarantee.value = "expected"  # of the same measurement: no need to measure again
     assert bench.state == "NO PROMISE"
     assert "at least 19 images are needed for a mean of at most 0.05" in bench.page.verdict.text()
@@ -280,6 +295,7 @@ def test_everything_or_nothing_masked_is_said(bench, tmp_path):
     bench.measure()
     distances = bench.page.calibrated.exploration.measured.distances
     assert bench.page.verdict.text() == ""
+    assert "on average; each of them in part." in bench.page.facts.text()
     controls = bench.page.controls
     controls.tolerance.setValue(float(distances.max()) * 1.05)
     assert "Nothing is marked in any field: the tolerance of" in bench.page.verdict.text()
@@ -291,6 +307,9 @@ def test_everything_or_nothing_masked_is_said(bench, tmp_path):
     controls.tolerance.setValue(1e-9)
     assert "Everything is marked in 12 of 12 fields" in bench.page.verdict.text()
     assert set(bench.column("Masked %")) == {"100"}
+    assert "Masked: 100 % of the calibration fields on average; 12 of 12 are masked altogether." in (
+        bench.page.facts.text()
+    )
 
 
 def test_a_click_shows_the_triplet_with_its_mask_and_the_next_one_uses_the_same_layers(bench, trained, tmp_path):
@@ -330,6 +349,20 @@ def test_a_click_shows_the_triplet_with_its_mask_and_the_next_one_uses_the_same_
     assert all(name.startswith("outdated field: ") for name in bench.names)
 
 
+def test_a_field_of_an_earlier_measurement_that_comes_late_is_not_drawn(bench, tmp_path):
+    bench.choose(write_triplets(tmp_path))
+    bench.form.tolerance.value = 0.05
+    bench.measure()
+    result = bench.page.calibrated
+    bench.dock.show_field(1)
+    bench.dock._take(Done(result=replace(result)))  # measured again meanwhile
+    bench.qtbot.waitUntil(lambda: not bench.dock.shower.running, timeout=PATIENCE_MS)
+    assert bench.names == []
+    assert bench.dock.looking_at.text() == "Click a field to see it with its mask."
+    bench.show(1)
+    assert bench.names == SHOWN
+
+
 def test_a_block_of_a_plane_is_shown_in_its_plane_with_an_outline(bench, tmp_path):
     bench.choose(write_triplets(tmp_path))
     bench.form.field_px.setValue(32)
@@ -340,6 +373,11 @@ def test_a_block_of_a_plane_is_shown_in_its_plane_with_an_outline(bench, tmp_pat
     outline = bench.viewer.layers["calibration field: outline"]
     np.testing.assert_array_equal(outline.data[0].min(0), (-0.5, 31.5))
     assert bench.viewer.layers["calibration field: restored"].data.shape == SHAPE
+    bench.show(2)
+    assert bench.viewer.layers["calibration field: outline"] is outline  # a new layer would take most of a second
+    assert (outline.data[0].min(0).tolist(), outline.data[0].max(0).tolist()) == ([31.5, -0.5], [63.5, 31.5])
+    assert (list(outline.shape_type), outline.edge_width) == (["rectangle"], [SHAPE[1] / 200])
+    assert len(bench.names) == len(SHOWN) + 1
 
 
 def test_an_existing_file_is_kept_when_the_target_cannot_be_written(bench, tmp_path, monkeypatch):
@@ -405,6 +443,10 @@ def test_layers_of_the_window_are_fields_and_replaced_pixels_make_the_result_out
     high.data = kept
     bench.measure()
     assert bench.state == "EXPLORATION"
+    bench.viewer.layers.remove(high)
+    assert not bench.dock.measure_button.isEnabled()
+    assert "press Measure" not in bench.page.badge.text()
+    assert bench.page.verdict.text() == "It can't be measured again yet: choose the layer with the clean images."
 
 
 def test_a_table_names_files_and_specimens_and_one_that_is_none_is_told(bench, tmp_path):

@@ -12,6 +12,7 @@ from napari_maskcal._widgets.fields import (
     ProgressLine,
     _duration,
     parameter_widget,
+    whole_number_box,
     wrapped_label,
 )
 from napari_maskcal.settings import AXES, CHANNEL, CONFIDENCE, REGION, TOLERANCE
@@ -65,9 +66,16 @@ def test_number_fields_take_range_and_step_from_the_settings(qtbot):
         widget = parameter_widget(parameter, 0.5)
         assert (widget.min, widget.max, widget.step) == (parameter.minimum, parameter.maximum, parameter.step)
         assert widget.tooltip == parameter.help
-    assert parameter_widget(CHANNEL, -1).min == -1
     assert parameter_widget(AXES, "ZYX").value == "ZYX"
     assert tuple(parameter_widget(REGION, "all planes").choices) == REGION.choices
+
+
+def test_a_whole_number_that_is_not_chosen_yet_is_shown_in_words(qtbot):
+    box = whole_number_box(CHANNEL, smallest="choose")
+    qtbot.addWidget(box)
+    assert (box.value(), box.text()) == (-1, "choose")
+    box.setValue(300)
+    assert (box.value(), box.text()) == (300, "300")
 
 
 def test_a_model_is_the_bundled_one_until_a_file_is_chosen(qtbot):
@@ -91,7 +99,7 @@ def test_a_file_is_asked_for_and_cancelling_keeps_the_model(qtbot, monkeypatch):
     chooser = ModelChooser(".maskcal")
     qtbot.addWidget(chooser)
     asked: list[str] = []
-    answers = ["", "/models/new.maskcal"]
+    answers = ["", "/models/new.maskcal", "/models/new.maskcal", ""]
 
     def answer(parent: Any, title: str, folder: str, pattern: str) -> tuple[str, str]:
         asked.append(pattern)
@@ -107,7 +115,13 @@ def test_a_file_is_asked_for_and_cancelling_keeps_the_model(qtbot, monkeypatch):
         chooser.activated.emit(choose)
     assert chooser.value() == "/models/new.maskcal"
     assert chooser.currentData() == "/models/new.maskcal"
-    assert asked == ["Model (*.maskcal)"] * 2
+    choose = chooser.findText("choose a file…")
+    with qtbot.waitSignal(chooser.valueChanged):  # again: there may be another file of that name by now
+        chooser.activated.emit(choose)
+    with qtbot.assertNotEmitted(chooser.valueChanged):
+        chooser.activated.emit(choose)
+    assert chooser.value() == "/models/new.maskcal"
+    assert asked == ["Model (*.maskcal)"] * 4
 
 
 def test_a_long_path_does_not_widen_the_chooser(qtbot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -14,16 +15,25 @@ import torch
 from desk import PATIENCE_MS, Desk, open_bars
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
+from qtpy.QtCore import QPointF
+from qtpy.QtGui import QEnterEvent
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_maskcal import run
 from napari_maskcal._widgets.layers import METADATA_KEY
+from napari_maskcal.bundle import write_bundle
 from napari_maskcal.models import load_restorer
 from napari_maskcal.restore.engine import Pair
 from napari_maskcal.restore.events import Cancelled, Done, Failed, PlaneReviewed
+from napari_maskcal.review.certificate_words import percent
+from napari_maskcal.review.request import describe_bundle
 from small_models import calibrated_bundle, noisy_planes, random_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.models import MaskModel
 
 PLANE = (64, 72)
 
@@ -90,7 +100,7 @@ def test_each_plane_is_restored_and_a_chosen_channel_lies_at_its_own_place(desk,
         layer = desk.open(data, scale=np.linspace(3, 0.5, len(shape)), translate=np.arange(len(shape)))
         desk.dock.axes.value = axes
         if channel is not None:
-            desk.dock.channel.value = channel
+            desk.dock.channel.setValue(channel)
         desk.run()
         assert desk.restored.data.shape == out, axes
         whole = run(data, trained.restorer, trained.mask_model, axes=axes, channel=channel, device="cpu")
@@ -120,7 +130,8 @@ def test_the_current_plane_alone_is_restored_and_drawn_where_it_is_in_view(desk,
 def test_the_current_plane_of_a_chosen_channel_is_restored(desk, trained):
     data = noisy_planes(2, 3, *PLANE)
     desk.open(data)
-    desk.dock.axes.value, desk.dock.channel.value, desk.dock.region.value = "TCYX", 2, "current plane"
+    desk.dock.axes.value, desk.dock.region.value = "TCYX", "current plane"
+    desk.dock.channel.setValue(2)
     desk.viewer.dims.set_current_step((0, 1), (1, 0))  # another channel is in view
     desk.run()
     np.testing.assert_array_equal(desk.restored.data[0, 0], trained.restorer(data[1, 2]))
@@ -214,9 +225,15 @@ def test_the_share_is_that_of_the_plane_in_view_and_follows_the_slider(desk):
     for z in range(3):
         desk.viewer.dims.set_current_step(0, z)
         share = float((desk.uncertain.data[z] == 1).mean())
-        assert desk.dock.share.text() == f"Marked uncertain: {100 * share:.1f} % of this plane."
+        assert desk.dock.share.text() == f"Marked uncertain: {percent(share)} of this plane."
         said.append(desk.dock.share.text())
     assert len(set(said)) > 1
+    marked = desk.uncertain.data.copy()
+    marked[2] = 1
+    marked[2, 0, 0] = 0
+    desk.uncertain.data = marked
+    desk.dock._show_share()
+    assert desk.dock.share.text() == "Marked uncertain: 99.98 % of this plane."  # not 100
     desk.viewer.layers.remove(desk.uncertain)
     desk.viewer.dims.set_current_step(0, 0)
     assert desk.dock.share.text() == ""
@@ -273,6 +290,53 @@ def test_a_change_marks_the_results_as_outdated_and_taken_back_it_takes_the_mark
         desk.dock.tolerance.value, desk.dock.confidence.value = before.tolerance, before.confidence
     assert name == "the image's pixels"  # the only change that can't be taken back
     assert_marked(desk, True, name)
+
+
+def replace_bundle(path: Path, mask_model: MaskModel, tolerance: float) -> Certificate:
+    """Write the same mask network with another pin over a bundle, as the Calibration dock does."""
+    moved = mask_model.certificate.at(tolerance=tolerance).model_copy(update={"exploration": False})
+    own = mask_model.certificate.curves.at(tolerance).tolist()
+    records = [r.model_copy(update={"threshold": t}) for r, t in zip(moved.fields, own, strict=True)]
+    pinned = moved.model_copy(update={"fields": tuple(records)})
+    write_bundle(path, mask_model.network, mask_model.card, pinned)
+    return pinned
+
+
+def test_a_bundle_that_is_replaced_on_disk_makes_the_results_outdated_and_its_new_pin_is_taken(desk, trained, tmp_path):
+    path = Path(shutil.copy(trained.mask_path, tmp_path / "mine.maskcal"))
+    desk.dock.mask_model.setValue(path)
+    desk.open(noisy_planes(*PLANE))
+    desk.run()
+    before = desk.dock.tolerance.value
+    desk.dock.look_again()  # nothing has happened
+    assert not desk.dock.results.outdated
+    replace_bundle(path, trained.mask_model, 0.03)
+    QApplication.sendEvent(desk.dock, QEnterEvent(*[QPointF(5, 5)] * 3))  # the mouse comes back from the other dock
+    assert desk.names == ["cells", "restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
+    assert desk.dock.promise.text().startswith("OUTDATED: the mask model's file was replaced, press Run. ")
+    assert (before, desk.dock.tolerance.value) == (0.02, 0.03)
+    desk.run()
+    assert not desk.dock.results.outdated
+    assert desk.dock.promise.text() == describe_bundle(str(path)).certificate.sentence  # no exploration
+    replace_bundle(path, trained.mask_model, 0.025)
+    desk.run()  # without looking first
+    assert not desk.dock.results.outdated
+    assert "Exploration" not in desk.dock.promise.text()
+    assert desk.dock.tolerance.value == 0.025
+
+
+def test_a_tolerance_that_was_moved_stays_when_the_bundle_is_replaced_until_it_is_chosen_again(
+    desk, trained, tmp_path, monkeypatch
+):
+    path = Path(shutil.copy(trained.mask_path, tmp_path / "mine.maskcal"))
+    desk.dock.mask_model.setValue(path)
+    desk.dock.tolerance.value = 0.05
+    replace_bundle(path, trained.mask_model, 0.03)
+    desk.dock.look_again()
+    assert desk.dock.tolerance.value == 0.05
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    desk.dock.mask_model.activated.emit(desk.dock.mask_model.findText("choose a file…"))
+    assert desk.dock.tolerance.value == 0.03
 
 
 def test_going_back_to_the_image_takes_the_mark_off(desk):
@@ -389,7 +453,7 @@ def test_another_tolerance_needs_no_network_and_gives_what_a_fresh_run_gives(des
     assert noted(desk.uncertain)["masked_share"] == pytest.approx(fresh.masked_share)
     share = float(fresh.uncertain[1].mean())
     desk.viewer.dims.set_current_step(0, 1)
-    assert desk.dock.share.text() == f"Marked uncertain: {100 * share:.1f} % of this plane."
+    assert desk.dock.share.text() == f"Marked uncertain: {percent(share)} of this plane."
     assert not desk.uncertain.editable
     desk.assert_nothing_goes_on()
 

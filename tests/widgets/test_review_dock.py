@@ -15,12 +15,15 @@ from qtpy.QtWidgets import QLabel, QScrollArea, QWidget
 from superqt import QElidingLabel
 
 from napari_maskcal.bundle import write_bundle
+from napari_maskcal.calibrate.curves import Curves
 from napari_maskcal.models import load_restorer
 from napari_maskcal.restore.events import Done
 from small_models import calibrated_bundle, noisy_planes, random_restorer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from small_models import Trained
 
 PLANE = (64, 72)
 
@@ -197,9 +200,10 @@ def test_with_a_channel_axis_a_channel_has_to_be_chosen_and_without_one_it_is_no
     assert not content.isHidden()
     assert set(desk.faults) == {"channel"}
     assert "the image has 3 channels; choose one" in desk.faults["channel"]
-    desk.dock.channel.value = 3
+    assert desk.dock.channel.text() == "choose"
+    desk.dock.channel.setValue(3)
     assert "channels 0 to 2; channel 3" in desk.faults["channel"]
-    desk.dock.channel.value = 2
+    desk.dock.channel.setValue(2)
     assert desk.faults == {}
     desk.run()
     assert desk.restored.data.shape == (1, *PLANE)
@@ -314,6 +318,40 @@ def test_a_pinned_value_with_many_digits_is_kept_and_not_shown_as_exploration(de
     assert desk.dock.tolerance.value == 0.0137
     assert desk.dock.confidence.value == 0.875
     assert "Exploration" not in desk.dock.promise.text()
+
+
+def raw_bundle(folder: Path, trained: Trained, tolerance: float) -> Path:
+    """The small mask model with a certificate in raw intensities: the same curves, 1000 counts for a share of 1."""
+    pinned = trained.mask_model.certificate
+    curves = Curves(pinned.curves.tolerances * 1000, pinned.curves.thresholds)
+    scaled = pinned.model_copy(update={"intensity": "raw", "curves": curves, "tolerance": 1000 * pinned.tolerance})
+    moved = scaled.at(tolerance=tolerance)
+    own = curves.at(tolerance).tolist()
+    records = [r.model_copy(update={"threshold": t}) for r, t in zip(moved.fields, own, strict=True)]
+    path = folder / "raw.maskcal"
+    exact = moved.model_copy(update={"exploration": False, "fields": tuple(records)})
+    write_bundle(path, trained.mask_model.network, trained.mask_model.card, exact)
+    return path
+
+
+def test_a_tolerance_in_raw_intensities_has_their_unit_range_and_step(desk, trained, tmp_path):
+    box = desk.dock.tolerance.native
+    assert (box.text(), box.singleStep()) == ("0.020 of the range", 0.005)
+    assert "share of the plane's intensity range" in box.toolTip()
+    desk.open(noisy_planes(*PLANE))
+    desk.dock.mask_model.setValue(raw_bundle(tmp_path, trained, 70))
+    assert box.suffix() == " intensity units"
+    assert "raw intensities" in box.toolTip()
+    assert "share" not in box.toolTip()
+    assert (box.value(), box.singleStep(), box.text()) == (70, 1, "70.00 intensity units")
+    box.stepUp()
+    assert desk.dock.tolerance.value == 71
+    desk.dock.tolerance.value = 95
+    assert desk.faults == {}
+    assert "is at most 95 intensity units" in desk.dock.promise.text()
+    assert isinstance(desk.run(), Done)
+    desk.dock.mask_model.setValue(trained.mask_path)
+    assert (box.suffix(), box.value(), box.singleStep()) == (" of the range", 0.02, 0.005)
 
 
 # ---- kinds of pixels

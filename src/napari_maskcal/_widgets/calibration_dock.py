@@ -48,9 +48,10 @@ class CalibrationDock(QWidget):
         self.fields_table, self.faults_table = FieldsTable(), FaultsTable()
         self._activity: Any = None
         self._docked = False
-        self._layers_changed = self._changed_under_way = False
+        self._layers_changed = self._changed_under_way = self._outdated = False
         self._watched: list[Any] = []
         self._wanted: int | None = None  # the field that was clicked while another was on its way
+        self._showing: Calibrated | None = None  # what the field on its way belongs to
         self._shown_beside: Any = None  # the layer that fields were taken from, if any
         self._warnings: list[str] = []
         self._make_runners()
@@ -108,6 +109,7 @@ class CalibrationDock(QWidget):
         self.cancel_button.clicked.connect(self.cancel)
         self.copy_button.clicked.connect(lambda: self.faults_table.copy())
         self.form.choicesChanged.connect(self._choices_changed)
+        self.form.note.textChanged.connect(self._take_note)
         self.page.answered.connect(self._answered)
         self.page.pinned.connect(self._take_pin)
         self.page.save_button.clicked.connect(self._ask_where)
@@ -203,10 +205,9 @@ class CalibrationDock(QWidget):
         self._layers_changed = self._changed_under_way
         self._shown_beside = self._watched[0] if self._watched else None
         self.field_layers.retire()
-        self.looking_at.setText("Click a field to see it with its mask.")
+        self._outdated = False
+        self._say_what_is_shown()
         self.fields_table.set_fields(result.exploration.measured)
-        self.tabs.setTabText(_FIELDS, f"Fields ({len(result.exploration.measured.fields)})")
-        self.page.note = self.form.note.text().strip()
         self.page.show_result(result)
         self.tabs.setCurrentIndex(_PROMISE)
         self.message.setText("; ".join(self._warnings))
@@ -251,9 +252,37 @@ class CalibrationDock(QWidget):
         outdated = self.calibrated is not None and (
             self._layers_changed or not choices.measures_like(self.calibrated.request.choices)
         )
+        missing = problems[0].message if problems else ""
         if not self.runner.running:
-            self.page.follow(choices, outdated=outdated)
+            self.page.follow(choices, outdated=outdated, missing=missing)
+        self._show_outdated(outdated)
+
+    def _show_outdated(self, outdated: bool) -> None:
+        """Mark, on all pages and in the viewer, whether what is shown belongs to what is chosen."""
         self.tabs.setTabText(_PROMISE, "Promise (outdated)" if outdated else "Promise")
+        if self.calibrated is not None:
+            count = len(self.calibrated.exploration.measured.fields)
+            self.tabs.setTabText(_FIELDS, f"Fields ({count}{', outdated' * outdated})")
+        if outdated == self._outdated:
+            return
+        self._outdated = outdated
+        self.field_layers.set_outdated(outdated)
+        self._say_what_is_shown()
+        if outdated and not self.runner.running:
+            self.message.clear()  # such as that a file was saved, of a promise that is no longer shown
+
+    def _say_what_is_shown(self) -> None:
+        seen = self.field_layers.seen
+        if seen is None:
+            self.looking_at.setText("Click a field to see it with its mask.")
+        elif self._outdated:
+            self.looking_at.setText(f"Outdated: {seen.name} is shown as it was measured before the choices changed.")
+        else:
+            self.looking_at.setText(f"{seen.name} is shown. Orange regions are masked; hide layers to compare.")
+
+    def _take_note(self, text: str) -> None:
+        """Let the next pin have the note as it stands."""
+        self.page.note = text.strip()
 
     def _show_buttons(self) -> None:
         running = self.runner.running
@@ -291,17 +320,20 @@ class CalibrationDock(QWidget):
         number, self._wanted = self._wanted, None
         if self.calibrated is None or number is None:
             return
+        self._showing = self.calibrated
         plan, field = self.calibrated.plan, self.calibrated.exploration.measured.fields[number]
         self.looking_at.setText(f"{field.name}: restoring it …")
         device = self.form.device.value()
         self.shower.start(lambda cancel: field_events(plan, field, device, cancel))
 
     def _shown(self, last: Event | None) -> None:
-        if isinstance(last, Failed):
+        if self._showing is not self.calibrated:
+            self._say_what_is_shown()  # other fields have been measured meanwhile
+        elif isinstance(last, Failed):
             self.looking_at.setText(one_line(last.error))
         elif isinstance(last, Done) and self.page.answer is not None and self._wanted is None:
             self.field_layers.show(last.result, self.page.answer.certificate.threshold, beside=self._shown_beside)
-            self.looking_at.setText(f"{last.result.name} is shown. Orange regions are masked; hide layers to compare.")
+            self._say_what_is_shown()
         elif isinstance(last, Done):
             self.looking_at.setText("no promise, no mask: choose another tolerance or confidence")
         self._show_wanted()

@@ -5,7 +5,7 @@ from typing import Any
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_maskcal._widgets.fields import (
@@ -15,6 +15,7 @@ from napari_maskcal._widgets.fields import (
     keep_narrow,
     parameter_widget,
     set_exactly,
+    whole_number_box,
 )
 from napari_maskcal._widgets.layer_chooser import LayerChooser
 from napari_maskcal._widgets.layers import describe_layer
@@ -182,11 +183,7 @@ class CalibrationForm(QWidget):
         self.confidence = parameter_widget(CALIBRATION_CONFIDENCE, CALIBRATION_CONFIDENCE.default)
         for share in (self.delta, self.confidence):
             share.native.setDecimals(_DECIMALS_OF_SHARES)  # 0.995 must not become 1
-        self.field_px = QSpinBox()  # magicgui's box for whole numbers has no words for its smallest value
-        self.field_px.setRange(0, _LARGEST_FIELD_PX)
-        self.field_px.setSingleStep(int(FIELD_PX.step or 1))
-        self.field_px.setSpecialValueText("a whole image")
-        self.field_px.setKeyboardTracking(False)
+        self.field_px = whole_number_box(FIELD_PX, smallest="a whole image", largest=_LARGEST_FIELD_PX)
         self.mask_kind = parameter_widget(MASK, MASK.default, _MASKS)
         self.grouping = parameter_widget(GROUPING, GROUPING.default, _GROUPINGS)
         self.seed = parameter_widget(SEED, SEED.default)

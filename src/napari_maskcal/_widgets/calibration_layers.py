@@ -8,6 +8,7 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer
 from napari.layers import Shapes as ShapesLayer
 from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
 
 from napari_maskcal._widgets.calibration_work import SeenField
 from napari_maskcal._widgets.layers import METADATA_KEY, display_range
@@ -22,6 +23,7 @@ class FieldLayers:
     def __init__(self, viewer: Any) -> None:
         self.viewer = viewer
         self.seen: SeenField | None = None
+        self._outdated = False
         self._layers: dict[str, Layer] = {}
 
     def show(self, seen: SeenField, threshold: float, *, beside: ImageLayer | None = None) -> None:
@@ -49,11 +51,20 @@ class FieldLayers:
             self._layers["uncertain"].data = mark_uncertain(self.seen.uncertainty, threshold)
             self._layers["uncertain"].editable = False
 
+    def set_outdated(self, outdated: bool) -> None:
+        """Say whether the field still belongs to what is chosen."""
+        self._outdated = outdated
+        if self.seen is not None:  # what is retired stays so
+            for name, layer in self._present().items():
+                layer.name = self._title(name)
+
     def retire(self) -> None:
         """Say that what is drawn belongs to an earlier calibration."""
-        self.seen = None
-        for name, layer in self._present().items():
-            layer.name = _OUTDATED + name
+        self.set_outdated(True)
+        self.seen, self._outdated = None, False
+
+    def _title(self, name: str) -> str:
+        return (_OUTDATED if self._outdated else _PREFIX) + name
 
     def _present(self) -> dict[str, Layer]:
         """Return the layers that the user has not removed."""
@@ -62,7 +73,7 @@ class FieldLayers:
     def _image(self, name: str, data: Any, limits: tuple[float, float], placed: dict[str, Any]) -> None:
         if (layer := self._renewed(name, data, placed)) is None:
             layer = ImageLayer(
-                data, name=_PREFIX + name, contrast_limits=limits, colormap="magma" if name == "error" else "gray",
+                data, name=self._title(name), contrast_limits=limits, colormap="magma" if name == "error" else "gray",
                 visible=name != "error", blending="translucent", **placed,
             )  # fmt: skip
             self._add(name, layer)
@@ -75,33 +86,37 @@ class FieldLayers:
         if (layer := self._renewed("uncertain", marks, placed)) is None:
             colours: dict[int | None, str] = {None: "transparent", TRUSTED: "transparent", **COLOURS}
             colormap = DirectLabelColormap(color_dict=colours)
-            layer = LabelsLayer(marks, name=_PREFIX + "uncertain", opacity=OPACITY, colormap=colormap, **placed)
+            layer = LabelsLayer(marks, name=self._title("uncertain"), opacity=OPACITY, colormap=colormap, **placed)
             self._add("uncertain", layer)
         layer.editable = False
 
     def _outline(self, seen: SeenField, placed: dict[str, Any]) -> None:
         """Draw the edge of a field that is a block of its plane."""
-        if (old := self._present().get("outline")) is not None:
-            self.viewer.layers.remove(old)
-        if seen.size == seen.restored.shape:
-            return
         low = np.array(seen.corner) - 0.5
-        box = np.array([low, low + seen.size])
-        layer = ShapesLayer(
-            [box], shape_type="rectangle", name=_PREFIX + "outline", face_color="transparent", edge_color="#56B4E9",
-            edge_width=max(seen.restored.shape) / 200, **placed,
-        )  # fmt: skip
+        box, width = _rectangle(low, low + seen.size), max(seen.restored.shape) / 200
+        if seen.size == seen.restored.shape:
+            if (old := self._present().get("outline")) is not None:
+                self.viewer.layers.remove(old)
+            return
+        # Adding a layer takes most of a second, other data in it a few milliseconds.
+        if (layer := self._renewed("outline", ([box], "rectangle"), placed)) is None:
+            layer = ShapesLayer(
+                [box], shape_type="rectangle", name=self._title("outline"), face_color="transparent",
+                edge_color="#56B4E9", edge_width=width, **placed,
+            )  # fmt: skip
+            self._add("outline", layer)
+        layer.edge_width = width
         layer.editable = False
-        self._add("outline", layer)
 
     def _renewed(self, name: str, data: Any, placed: dict[str, Any]) -> Any:
         """Put other pixels into a layer that is still there, and return it."""
         layer = self._present().get(name)
         if layer is not None:
             layer.data = data
-            layer.name = _PREFIX + name
+            layer.name = self._title(name)
             for attribute, value in placed.items():
-                setattr(layer, attribute, value)
+                if attribute == "units" or not np.array_equal(getattr(layer, attribute), value):
+                    setattr(layer, attribute, value)  # which takes as long as new pixels
             self._note(layer)
         return layer
 
@@ -113,6 +128,11 @@ class FieldLayers:
     def _note(self, layer: Layer) -> None:
         told = {"calibration_field": self.seen.name if self.seen is not None else ""}
         layer.metadata = {**layer.metadata, METADATA_KEY: told}
+
+
+def _rectangle(low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
+    """Return the corners, in turn."""
+    return np.array([low, (low[0], high[1]), high, (high[0], low[1])])
 
 
 def _placement(seen: SeenField, factor: float, beside: ImageLayer | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
@@ -40,6 +42,7 @@ class ResultPage(QWidget):
         self.pin_made: Certificate | None = None
         self.answer: Answer | None = None
         self.outdated = False
+        self.missing = ""  # why what is outdated can't be measured again
         self.note = ""
         self.plots: Any = None
         self._theme = theme
@@ -72,9 +75,12 @@ class ResultPage(QWidget):
         if choices.tolerance is not None:
             self.pin()
 
-    def follow(self, choices: CalibrationChoices, *, outdated: bool) -> None:
-        """Take over what was changed of the promise on the first page, and know whether the fields are still those."""
-        before, self.choices, self.outdated = self.choices, choices, outdated
+    def follow(self, choices: CalibrationChoices, *, outdated: bool, missing: str = "") -> None:
+        """Take over what was changed of the promise on the first page, and know whether the fields are still those.
+
+        `missing` says why they can't be measured again, if they can't.
+        """
+        before, self.choices, self.outdated, self.missing = self.choices, choices, outdated, missing
         if self.calibrated is None or before is None:
             return
         changed = {name for name in ("tolerance", "confidence") if getattr(before, name) != getattr(choices, name)}
@@ -153,7 +159,8 @@ class ResultPage(QWidget):
         self.sentence.setText(certificate.sentence if certificate is not None else "")
         self.limits.setText(certificate.limits if certificate is not None else "")
         told = fault or (self.answer.verdict if self.answer is not None else "")
-        self.verdict.setText(told)
+        waits = f"It can't be measured again yet: {self.missing}." if self.outdated and self.missing else ""
+        self.verdict.setText(waits or told)
         self.facts.setText(_facts(certificate, self.answer) if certificate is not None and self.answer else "")
         for label in (self.sentence, self.limits, self.verdict, self.facts):
             label.setVisible(bool(label.text()))
@@ -166,7 +173,7 @@ class ResultPage(QWidget):
 
     def _show_badge(self, certificate: Certificate | None) -> None:
         if self.calibrated is not None and self.outdated:
-            text, style = "OUTDATED: press Measure", _STALE
+            text, style = f"OUTDATED: {'see below' if self.missing else 'press Measure'}", _STALE
         elif certificate is None:
             text, style = ("NO PROMISE" if self.calibrated is not None else ""), _STALE
         elif certificate.exploration:
@@ -202,10 +209,15 @@ class ResultPage(QWidget):
 def _facts(certificate: Certificate, answer: Answer) -> str:
     """Say what the promise costs, and what the fields themselves say of it."""
     shares = answer.shares
-    told = f"Masked: {percent(float(shares.mean()))} of the calibration fields on average"
-    untouched = int((shares == 0).sum())
-    told += f"; {untouched} of {len(shares)} are left untouched." if untouched else "; each of them in part."
+    told = f"Masked: {percent(float(shares.mean()))} of the calibration fields on average; {_spread(shares)}."
     if (left_out := certificate.leave_one_out) is None:
         return told
     words = certificate.group_word
     return f"{told} Left out in turn, {left_out.kept} of {left_out.of} {words} are within tolerance."
+
+
+def _spread(shares: NDArray[np.float64]) -> str:
+    """Say how many fields are masked not at all, or altogether."""
+    counts = {"left untouched": int((shares == 0).sum()), "masked altogether": int((shares == 1).sum())}
+    told = [f"{count} of {len(shares)} are {how}" for how, count in counts.items() if count]
+    return ", ".join(told) or "each of them in part"

@@ -57,8 +57,7 @@ def pins_of(certificate: Certificate | None) -> tuple[Pin, ...]:
     """Return all that a certificate was ever pinned to, the oldest first."""
     if certificate is None:
         return ()
-    last = Pin(tolerance=certificate.tolerance, confidence=certificate.confidence, date=certificate.created)
-    return (*certificate.history, last)
+    return (*certificate.history, certificate.pin)
 
 
 def calibration_events(

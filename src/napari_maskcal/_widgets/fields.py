@@ -7,7 +7,7 @@ from typing import Any
 
 from magicgui.widgets import create_widget
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QProgressBar, QSpinBox, QVBoxLayout, QWidget
 
 from napari_maskcal.models import DEMO
 from napari_maskcal.restore.kinds import GIVEN
@@ -69,10 +69,25 @@ def set_exactly(widget: Any, value: float) -> None:
     widget.value = value
 
 
+def whole_number_box(parameter: Parameter, *, smallest: str, largest: int = 2**31 - 1) -> QSpinBox:
+    """Return a field for a whole number that begins with its smallest value, shown in words.
+
+    magicgui's own box for whole numbers shows no words for it.
+    """
+    box = QSpinBox()
+    box.setRange(int(parameter.minimum or 0), largest)
+    box.setSingleStep(int(parameter.step or 1))
+    box.setSpecialValueText(smallest)
+    box.setKeyboardTracking(False)
+    box.setValue(box.minimum())
+    return box
+
+
 class ModelChooser(QComboBox):
     """The bundled model, or a file; with `given` named, also none at all, where another tool has done its work.
 
-    `words` are the titles of models that need no file, with the words that stand for them.
+    `words` are the titles of models that need no file, with the words that stand for them. When the user chooses
+    what is chosen already, `valueChanged` tells it too: there may be another file of that name by now.
     """
 
     valueChanged = Signal(str)
@@ -107,7 +122,10 @@ class ModelChooser(QComboBox):
         chosen = self.itemData(index)
         if chosen is None:
             chosen, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", f"Model (*{self._suffix})")
+        same = chosen == self._value
         self.setValue(chosen or self._value)
+        if same:
+            self.valueChanged.emit(self._value)
 
 
 class DeviceChooser(QComboBox):

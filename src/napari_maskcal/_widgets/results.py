@@ -6,6 +6,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 
 from napari_maskcal._widgets.layers import METADATA_KEY, display_range, placement, plane_at, result_layers, view_point
+from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.pipeline import Review
 from napari_maskcal.restore.events import PlaneReviewed
 from napari_maskcal.review.request import Choices
@@ -79,9 +80,17 @@ class Results:
         self.outdated = self.input_changed
         self._note()
 
-    def compare(self, choices: Choices) -> None:
-        """Say, in names and metadata, whether these results still belong to what is chosen."""
-        self._set_outdated(self.input_changed or choices != self.choices)
+    def compare(self, choices: Choices, certificate: Certificate | None) -> None:
+        """Say, in names and metadata, whether these results still belong to what is chosen.
+
+        `certificate` is what the choices promise now, None if nothing: a file may be another one by now.
+        """
+        same = choices == self.choices and certificate is not None and self.promises_as(certificate)
+        self._set_outdated(self.input_changed or not same)
+
+    def promises_as(self, certificate: Certificate) -> bool:
+        """Whether another certificate would draw and say what this run drew and says."""
+        return _drawn_and_said(certificate) == _drawn_and_said(self.review.certificate)
 
     def retire(self) -> None:
         """Make room for newer results: these stay, hidden and marked."""
@@ -119,3 +128,10 @@ class Results:
             layer.metadata = {**layer.metadata, METADATA_KEY: summary}
             plain = layer.name.split(" (partial")[0].split(" (outdated")[0]  # also a name that the user gave
             layer.name = plain + state
+
+
+def _drawn_and_said(certificate: Certificate) -> tuple[Any, ...]:
+    return (
+        certificate.fingerprint, certificate.threshold, certificate.sentence, certificate.limits,
+        certificate.exploration, certificate.created, certificate.history, certificate.note,
+    )  # fmt: skip

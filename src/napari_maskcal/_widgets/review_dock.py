@@ -29,6 +29,7 @@ from napari_maskcal.restore.events import (
     TileDone,
     Warned,
 )
+from napari_maskcal.review.certificate_words import percent
 from napari_maskcal.review.overlay import COLOURS, NOT_COMPUTED, UNCERTAIN, masked_share
 from napari_maskcal.review.request import Choices, Part, Request, resolve
 
@@ -47,6 +48,7 @@ class ReviewDock(ReviewForm):
         super().__init__(napari_viewer)
         self.results: Results | None = None
         self._under_way: tuple[ImageLayer, Choices] | None = None
+        self._pinned_then: Certificate | None = None  # the mask model's own, when Run was pressed
         self._beside: list[ImageLayer] = []  # what other tools made, in use beside the input
         self._drawing = False
         self._changed_under_way = False
@@ -101,9 +103,10 @@ class ReviewDock(ReviewForm):
 
     def run(self) -> None:
         """Start, unless something is wrong or already under way."""
-        request = resolve(self.value())
         if self.runner.running:
             return
+        self.look_again()
+        request = resolve(self.value())
         if isinstance(request, list) or not isinstance(self._input, ImageLayer):
             self._show_state()  # a file may have gone since the button was enabled
             return
@@ -113,6 +116,7 @@ class ReviewDock(ReviewForm):
             self.message.setText(one_line(error))
             return
         self._under_way, self._drawing = (self._input, request.choices), False
+        self._pinned_then = self._pinned
         self._changed_under_way = False
         self._beside = [layer for layer in self.given_layers().values() if layer is not None]
         for layer in (self._input, *self._beside):
@@ -236,7 +240,9 @@ class ReviewDock(ReviewForm):
         self.run_button.setToolTip("; ".join(problem.message for problem in problems))
         self.cancel_button.setEnabled(self.runner.running)
         if self.results is not None and not self._drawing_now():
-            self.results.compare(self.value())
+            choices = self.value()
+            request = resolve(choices) if choices == self.results.choices else None
+            self.results.compare(choices, request.certificate if isinstance(request, Request) else None)
         self._show_promise()
 
     def _drawing_now(self) -> bool:
@@ -250,9 +256,17 @@ class ReviewDock(ReviewForm):
             return
         lead = "Exploration, not a promise to quote: " if certificate.exploration else ""
         outdated = self.results is not None and self.results.present and self.results.outdated
-        stale = "OUTDATED: the choices above have changed, press Run. " if outdated else ""
+        stale = f"OUTDATED: {self._what_changed()}, press Run. " if outdated else ""
         self.promise.setText(stale + lead + certificate.sentence)
         self.limits.setText(certificate.limits)
+
+    def _what_changed(self) -> str:
+        """Say why what is drawn is outdated."""
+        done = self.results
+        other_file = self._pinned is not self._pinned_then and self._pinned is not None
+        if done is not None and other_file and done.choices.mask_model == self.mask_model.value():
+            return "the mask model's file was replaced"
+        return "the choices above have changed"
 
     def _shown_certificate(self) -> Certificate | None:
         """Return the promise of what is drawn, or of what would be."""
@@ -268,7 +282,7 @@ class ReviewDock(ReviewForm):
         layer = self.results.uncertain
         index = plane_at(layer, view_point(self.viewer, layer))
         share = masked_share(layer.data[index]) if index is not None else math.nan
-        known = f"Marked uncertain: {100 * share:.1f} % of this plane."
+        known = f"Marked uncertain: {percent(share)} of this plane."
         self.share.setText("This plane is not computed." if math.isnan(share) else known)
 
     def _show_what_is_left(self, *_: Any) -> None:

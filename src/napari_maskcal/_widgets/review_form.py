@@ -1,5 +1,6 @@
 """The upper half of the Review dock: what is chosen, and what is wrong with it."""
 
+import math
 from typing import Any
 
 import napari
@@ -9,9 +10,17 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QToolButton, QWidget
 from superqt import QElidingLabel
 
-from napari_maskcal._widgets.fields import DeviceChooser, Field, ModelChooser, parameter_widget, set_exactly
+from napari_maskcal._widgets.fields import (
+    DeviceChooser,
+    Field,
+    ModelChooser,
+    parameter_widget,
+    set_exactly,
+    whole_number_box,
+)
 from napari_maskcal._widgets.layer_chooser import LayerChooser
 from napari_maskcal._widgets.layers import describe_layer, is_result, named_axes
+from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.review.request import (
     Choices,
     Part,
@@ -35,6 +44,13 @@ from napari_maskcal.settings import (
     UNCERTAINTY,
 )
 
+_TOLERANCE_HELP = "Largest error you accept outside the marked regions, "
+_UNITS = {
+    "share": (" of the range", "as a share of the plane's intensity range."),
+    "raw": (" intensity units", "in the raw intensities of the image."),
+    "none": ("", "in the distance's own numbers: it has no unit."),
+}  # behind the number, and in the tooltip
+_DECIMALS_OF_SHARES, _DECIMALS = 3, 2  # at least
 _PIN_STYLE = (
     "QToolButton { border: 1px solid gray; border-radius: 3px; padding: 2px 6px; }"
     "QToolButton:checked { background: #0072B2; color: white; }"
@@ -53,6 +69,7 @@ class ReviewForm(QWidget):
         super().__init__()
         self.viewer = viewer
         self._input: Layer | None = None
+        self._pinned: Certificate | None = None  # the mask model's own, when it was last looked at
         self._make_widgets()
         self._make_rows()
         self._take_pinned_values()
@@ -64,7 +81,7 @@ class ReviewForm(QWidget):
         return Choices(
             source=describe_layer(self._input),
             axes=self.axes.value,
-            channel=self.channel.value if self._has_channels() and self.channel.value >= 0 else None,
+            channel=self.channel.value() if self._has_channels() and self.channel.value() >= 0 else None,
             region=self.region.value,
             restorer=self.restorer.value(),
             mask_model=self.mask_model.value(),
@@ -110,6 +127,27 @@ class ReviewForm(QWidget):
             self._take_input(active)
         self.choicesChanged.emit()
 
+    def look_again(self) -> None:
+        """Notice that the mask model's file was replaced; values that were not moved follow its new pin."""
+        try:
+            now = describe_bundle(self.mask_model.value()).certificate
+        except (ValueError, OSError, MemoryError):
+            return  # said when it is needed
+        before = self._pinned
+        if now is before:
+            return
+        shown = (self.tolerance.value, self.confidence.value)
+        moved = before is not None and shown != (before.tolerance, before.confidence)
+        if before is None or not moved or before.intensity != now.intensity:
+            self._take_pinned_values()
+        self._pinned = now
+        self.choicesChanged.emit()
+
+    def enterEvent(self, event: Any) -> None:
+        """Look at the file again when the mouse comes: another dock, or another program, may have written it."""
+        super().enterEvent(event)
+        self.look_again()
+
     def release_viewer(self) -> None:
         """Stop listening to the viewer."""
         self.viewer.layers.selection.events.active.disconnect(self.follow_active)
@@ -124,8 +162,7 @@ class ReviewForm(QWidget):
         self.restored, self.uncertainty = LayerChooser(self.viewer), LayerChooser(self.viewer)
         self.mask_model = ModelChooser(".maskcal")
         self.axes = parameter_widget(AXES, "")
-        self.channel = parameter_widget(CHANNEL, -1)
-        self.channel.native.setSpecialValueText("choose")  # shown for the minimum, -1
+        self.channel = whole_number_box(CHANNEL, smallest="choose")
         self.region = parameter_widget(REGION, REGION.default)
         self.tolerance = parameter_widget(TOLERANCE, TOLERANCE.minimum)
         self.confidence = parameter_widget(CONFIDENCE, CONFIDENCE.minimum)
@@ -137,7 +174,7 @@ class ReviewForm(QWidget):
         rows = {
             "source": ("Image", self._input_row(), "The image that is restored: the selected layer."),
             "axes": ("Axes", self.axes.native, AXES.help),
-            "channel": ("Channel", self.channel.native, CHANNEL.help),
+            "channel": ("Channel", self.channel, CHANNEL.help),
             "region": ("Region", self.region.native, REGION.help),
             "restorer": ("Restorer", self.restorer, RESTORER.help),
             "restored": ("Restored", self.restored, RESTORED.help),
@@ -164,8 +201,9 @@ class ReviewForm(QWidget):
         return row
 
     def _connect(self) -> None:
-        for widget in (self.axes, self.channel, self.region, self.tolerance, self.confidence):
+        for widget in (self.axes, self.region, self.tolerance, self.confidence):
             widget.changed.connect(self._changed)
+        self.channel.valueChanged.connect(self._changed)
         for chooser in (self.restorer, self.restored, self.uncertainty):
             chooser.valueChanged.connect(self._changed)
         self.device.valueChanged.connect(self._changed)
@@ -187,9 +225,21 @@ class ReviewForm(QWidget):
             pinned = describe_bundle(self.mask_model.value()).certificate
         except (ValueError, OSError, MemoryError):
             return  # the field says why
+        self._pinned = pinned
         with self.tolerance.changed.blocked(), self.confidence.changed.blocked():
+            self._show_unit(pinned)
             set_exactly(self.tolerance, pinned.tolerance)
             set_exactly(self.confidence, pinned.confidence)
+
+    def _show_unit(self, pinned: Certificate) -> None:
+        """Say what the tolerance is measured in, and let its arrows step by what is sensible there."""
+        suffix, words = _UNITS[pinned.intensity]
+        self.tolerance.native.setSuffix(suffix)
+        self.fields["tolerance"].content.setToolTip(_TOLERANCE_HELP + words)
+        place = math.floor(math.log10(pinned.tolerance)) - 1  # of the digit that is a tenth of the first
+        share = pinned.intensity == "share"
+        self.tolerance.native.setDecimals(_DECIMALS_OF_SHARES if share else max(_DECIMALS, 1 - place))
+        self.tolerance.step = TOLERANCE.step if share else 10.0**place
 
     def _take_input(self, layer: Layer | None) -> None:
         if layer == self._input:

@@ -223,7 +223,8 @@ def test_images_of_another_tool_take_the_place_of_models(maskcal, seen, target, 
     assert certificate.uncertainty == "given uncertainty"
     monkeypatch.setattr(calibration, "survey_plan", lambda *_, **__: pytest.fail("the work began"))
     failed(maskcal("calibrate", *folders, "--restorer", trained.restorer_path),
-           "mouse0 comes with a restored image, as do 9 more", "but random restorer 0 makes its own; leave out either")  # fmt: skip
+           "mouse0 comes with a restored image, as do 9 more",
+           "but random restorer 0 makes its own; leave out either")  # fmt: skip
     failed(maskcal("calibrate", *folders, "--mask-model", "residual"), "mouse0 comes with an uncertainty map",
            "as do 9 more", "but residual, mean", "makes its own; leave out either")  # fmt: skip
 

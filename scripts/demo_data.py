@@ -14,6 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
+from napari_maskcal.read.facts import content_hash
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -108,6 +110,11 @@ def _fetch(name: str, version: str, folder: Path) -> Path:
 def read_group(group: str, *, data: Path, wheels: dict[str, Path]) -> list[Image]:
     """Return the clean planes of one group, smoothed, with 0 at their minimum and 1 at their 99.8th percentile."""
     return [scale(smooth(tile)) for image in _images(group, data, wheels) for tile in _tiles(image)]
+
+
+def content_hashes(groups: Sequence[str], *, data: Path, wheels: dict[str, Path]) -> tuple[str, ...]:
+    """Return the hashes of the images of some groups as their files have them, so that they are known again."""
+    return tuple(sorted({content_hash(image) for group in groups for image in _images(group, data, wheels)}))
 
 
 def read_shown_stack(wheels: dict[str, Path], planes: slice) -> Image:

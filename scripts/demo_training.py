@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from napari_maskcal.mask.network import MaskNetwork
+from napari_maskcal.mask.collapse import CollapsedError
+from napari_maskcal.mask.recipe import Recipe
 from napari_maskcal.mask.train import train_mask_network
+from napari_maskcal.restore.events import TrainingDone
 from napari_maskcal.restore.unet import UNet
 
 if TYPE_CHECKING:
@@ -16,13 +19,19 @@ if TYPE_CHECKING:
 
     from demo_fields import Pair, Plane
 
-    from napari_maskcal.mask.train import Triplet
+    from napari_maskcal.mask.network import MaskNetwork
+    from napari_maskcal.mask.recipe import TrainingField
 
 WIDTHS = (16, 32, 64)
 CROP_PX = 96
 LEARNING_RATE = 2e-3
 # The paper's loss works in a narrow window of its weight, so two are tried.
-CANDIDATES = {"score": ("score", 0.0), "paper, weight 30": ("paper", 30.0), "paper, weight 100": ("paper", 100.0)}
+_RECIPE = Recipe(widths=WIDTHS, crop_px=CROP_PX, learning_rate=LEARNING_RATE)
+CANDIDATES = {
+    "score": replace(_RECIPE, loss="score"),
+    "paper, weight 30": replace(_RECIPE, loss="paper", weight=30.0),
+    "paper, weight 100": replace(_RECIPE, loss="paper", weight=100.0),
+}
 
 
 def train_restorer(
@@ -60,19 +69,17 @@ def _crop(pair: Pair, rng: np.random.Generator, *, size: int = CROP_PX) -> tuple
 
 
 def train_candidates(
-    triplets: Sequence[Triplet], steps: int, *, seed: int, say: Callable[[str], None]
+    fields: Sequence[TrainingField], steps: int, *, seed: int, say: Callable[[str], None]
 ) -> dict[str, MaskNetwork]:
     """Return the mask networks that trained without collapse, by the name of their loss."""
     trained = {}
-    for name, (loss, weight) in CANDIDATES.items():
-        torch.manual_seed(seed)
-        network = MaskNetwork(WIDTHS, head="exponential" if loss == "score" else "sigmoid")
-        options = {"steps": steps, "crop_px": CROP_PX, "learning_rate": LEARNING_RATE, "seed": seed}
+    for name, recipe in CANDIDATES.items():
         try:
-            history = train_mask_network(network, triplets, loss=loss, weight=weight, **options)
-        except RuntimeError as error:
+            *_, done = train_mask_network(fields, replace(recipe, steps=steps, seed=seed))
+        except CollapsedError as error:
             say(f"mask network, {name}: left out, {error}")
             continue
-        say(f"mask network, {name}: loss {np.mean(history[-100:]):.4f}")
-        trained[name] = network.requires_grad_(False).eval()
+        if isinstance(done, TrainingDone):
+            say(f"mask network, {name}: loss {np.mean(done.losses[-100:]):.4f}")
+            trained[name] = done.network
     return trained

@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from napari_maskcal.bundle import write_bundle
 from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.certify import CalibrationField, certify
-from napari_maskcal.mask.scores import FLOOR, IntervalWidth, Residual, Spread
+from napari_maskcal.mask.scores import FLOOR, IntervalWidth, MaskEnsemble, Residual, Spread
 from napari_maskcal.mask.untrained import (
     augmentation_mask,
     ensemble_mask,
@@ -26,6 +26,7 @@ from napari_maskcal.pipeline import run
 from napari_maskcal.read.image import from_array
 from napari_maskcal.restore.engine import Pair, process
 from napari_maskcal.restore.events import PlaneDone
+from napari_maskcal.restore.kinds import make_network
 from napari_maskcal.restore.loaders.native import build_network
 from small_models import WIDTHS, noisy_planes, random_restorer
 
@@ -92,6 +93,73 @@ def test_a_coarser_degraded_image_is_repeated_before_the_residual_is_taken():
     degraded, restored = images(1, 1, 4, 5), images(1, 1, 8, 10)
     repeated = degraded.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert torch.equal(Residual()(degraded, restored), Residual()(repeated, restored))
+
+
+def test_the_residual_of_several_channels_is_their_norm_and_one_grey_channel_is_compared_with_each():
+    degraded, restored = images(2, 1, 6, 8), images(2, 3, 6, 8, seed=2)
+    found = Residual(window_px=1)(degraded, restored)
+    expected = (restored - degraded).square().sum(dim=1, keepdim=True).sqrt() + FLOOR
+    assert found.shape == (2, 1, 6, 8)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found, Residual(window_px=1)(degraded.expand(-1, 3, -1, -1), restored))
+    smoothed = Residual(window_px=3)(degraded, restored)[0, 0, 2, 2]
+    torch.testing.assert_close(smoothed, expected[0, 0, 1:4, 1:4].mean())
+
+
+def test_the_residual_of_channels_that_do_not_go_together_is_refused():
+    with pytest.raises(
+        ValueError, match="the degraded image has 3 channels and the restored one 1; the residual needs"
+    ):
+        Residual()(images(1, 3, 8, 8), images(1, 1, 8, 8))
+
+
+def test_the_residual_of_a_volume_is_averaged_over_a_cube():
+    degraded, restored = images(1, 1, 6, 7, 8), images(1, 1, 6, 7, 8, seed=2)
+    found = Residual(window_px=3)(degraded, restored)
+    bare = (restored - degraded).abs()
+    torch.testing.assert_close(found[0, 0, 3, 3, 3], bare[0, 0, 2:5, 2:5, 2:5].mean() + FLOOR)
+
+
+def test_the_constant_is_one_for_all_images():
+    constant = make_network({"kind": "constant"}, role="mask")
+    found = constant(images(2, 1, 4, 4), images(2, 3, 8, 8))
+    assert torch.equal(found, torch.ones(2, 1, 8, 8))
+    assert not constant.state_dict()
+    assert (constant.stride_px, constant.halo_px) == (1, 0)
+
+
+MASK_UNETS = [
+    {"kind": "mask-unet", "widths": [4, 8], "head": "exponential"},
+    {"kind": "mask-unet", "widths": [4, 4, 8], "head": "sigmoid"},
+]
+
+
+def test_an_ensemble_of_masks_is_the_geometric_mean_of_their_uncertainties():
+    ensemble, image = (
+        make_network({"kind": "mask-ensemble", "members": MASK_UNETS}, role="mask").eval(),
+        images(1, 1, 8, 8),
+    )
+    with torch.inference_mode():
+        ensemble.members[0].trunk.head.bias += 3  # apart, so that it matters which mean is taken
+        first, second = (member(image, 1 - image) for member in ensemble.members)
+        found = ensemble(image, 1 - image)
+    torch.testing.assert_close(found, (first * second).sqrt())
+    assert (found - (first + second) / 2).abs().min() > 0.1
+    assert (ensemble.stride_px, ensemble.halo_px) == (4, 24)
+    assert {name.partition(".")[2][:1] for name in ensemble.state_dict()} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([], "there are 0 members; give 1 to 64"),
+        ([{"kind": "residual"}], "an ensemble of masks has a member of kind 'residual'; give mask-unets alone"),
+        ([MASK_UNETS[0], {"widths": [4]}], "an ensemble of masks has a member of kind None; give mask-unets alone"),
+    ],
+)
+def test_an_ensemble_of_masks_that_cannot_be_is_refused(members, message):
+    with pytest.raises(ValueError, match=message):
+        MaskEnsemble(members)
 
 
 def eight_views(restorer: Restorer, image: torch.Tensor) -> np.ndarray:

@@ -18,24 +18,31 @@ def as_far_as_possible(network: torch.nn.Module) -> torch.nn.Module:
 
 def reach_px(network: UNet) -> int:
     """How far the change of one pixel is seen, over all places of a pixel within the stride."""
-    size = 8 * network.halo_px // network.stride_px * network.stride_px
+    size = (8 if network.dims == 2 else 3) * network.halo_px // network.stride_px * network.stride_px
     middle = size // 2 // network.stride_px * network.stride_px
-    plane = torch.ones(1, 1, size, size, dtype=torch.float64)
+    plane = torch.ones(1, 1, *[size] * network.dims, dtype=torch.float64)
     reach = 0
     with torch.inference_mode():
         before = network(plane)
         for shift in range(network.stride_px):
             changed = plane.clone()
-            changed[..., middle + shift, middle + shift] += 1e6
-            rows, columns = np.nonzero((network(changed) != before)[0, 0].numpy())
-            assert rows.min() > 0, "the plane is too small to see how far it goes"
-            reach = max(reach, *(int(np.abs(i - middle - shift).max()) for i in (rows, columns)))
+            changed[(..., *[middle + shift] * network.dims)] += 1e6
+            places = np.nonzero((network(changed) != before)[0, 0].numpy())
+            assert places[0].min() > 0, "the plane is too small to see how far it goes"
+            reach = max(reach, *(int(np.abs(i - middle - shift).max()) for i in places))
     return reach
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_the_halo_is_how_far_a_pixel_is_seen_and_hardly_more(levels):
     network = as_far_as_possible(UNet([2] * levels, residual=True))
+    assert network.halo_px == receptive_radius_px(levels=levels)
+    assert network.halo_px - network.stride_px < reach_px(network) <= network.halo_px
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_in_volumes_it_is_the_same_along_each_axis(levels):
+    network = as_far_as_possible(UNet([2] * levels, dims=3))
     assert network.halo_px == receptive_radius_px(levels=levels)
     assert network.halo_px - network.stride_px < reach_px(network) <= network.halo_px
 
@@ -54,6 +61,27 @@ def test_a_residual_network_adds_its_correction_to_the_image():
     assert torch.equal(network(plane), plane)
     network.residual = False
     assert network(plane).abs().max() == 0
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 4])
+def test_a_residual_network_of_several_outputs_corrects_as_many_channels_or_the_only_one(inputs):
+    network = UNet((2, 2), inputs=inputs, outputs=3, residual=True)
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.zeros_(network.head.bias)
+    image = torch.rand(2, inputs, 8, 8)
+    assert torch.equal(network(image), image[:, :3].expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dims": 1}, "a network has 1 dimensions; give 2 for planes or 3 for volumes"),
+        ({"inputs": 2, "outputs": 3, "residual": True}, "a residual network of 2 channels cannot have 3 outputs; give"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        UNet((2, 2), **options)
 
 
 @pytest.mark.parametrize("options", [{"residual": True}, {"inputs": 3, "outputs": 2}])

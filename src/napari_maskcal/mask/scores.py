@@ -26,19 +26,32 @@ _LARGEST_WINDOW_PX = 1023
 _MOST_MEMBERS = 64
 
 
+class Constant(nn.Module):
+    """An uncertainty of 1 everywhere: what any other has to do better than."""
+
+    sees_restored = False
+    stride_px, halo_px = 1, 0
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Return ones, (N, 1, Y, X), for the restored image, (N, channels, Y, X)."""
+        return torch.ones_like(restored[:, :1])
+
+
 class Residual(nn.Module):
-    """Mean of |restored - degraded| over a square window around each pixel.
+    """Mean of |restored - degraded|, over channels its norm, in a square window around each pixel.
 
     Parameters
     ----------
     window_px
-        Side of the window, odd; 1 is the bare residual. At the border the mean is over what lies inside.
+        Side of the window, odd; 1 is the bare residual. At the border the mean is over what lies inside. In volumes it
+        is a cube.
     floor
         See `FLOOR`.
 
     Notes
     -----
-    A degraded image on a coarser grid is repeated onto the restored one, as for `MaskNetwork`.
+    A degraded image on a coarser grid is repeated onto the restored one, as for `MaskNetwork`; one of a single
+    channel is compared with each channel of the restored one.
     """
 
     def __init__(self, *, window_px: int = 9, floor: float = FLOOR) -> None:
@@ -47,15 +60,27 @@ class Residual(nn.Module):
         self.stride_px, self.halo_px = 1, window_px // 2
 
     def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
-        """Map two (N, 1, Y, X) images, in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
-        if degraded.shape[-2:] != restored.shape[-2:]:
-            degraded = nn.functional.interpolate(degraded, size=restored.shape[-2:], mode="nearest")
+        """Map two (N, C, Y, X) images, in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0.
+
+        Raises
+        ------
+        ValueError
+            If the degraded image has several channels, and not those of the restored one.
+        """
+        if degraded.shape[1] not in (1, restored.shape[1]):
+            raise ValueError(
+                f"the degraded image has {degraded.shape[1]} channels and the restored one {restored.shape[1]}; the "
+                "residual needs one to compare with each, or as many"
+            )
+        if degraded.shape[2:] != restored.shape[2:]:
+            degraded = nn.functional.interpolate(degraded, size=restored.shape[2:], mode="nearest")
+        residual = _norm(restored - degraded)
+        pool: Any = nn.functional.avg_pool2d if residual.ndim == 4 else nn.functional.avg_pool3d
         # Without the batch axis: torch takes one channel for channels-last, and is ten times slower at that.
-        residual = (restored - degraded).abs().flatten(0, 1)
-        mean = nn.functional.avg_pool2d(
-            residual, self.window_px, stride=1, padding=self.halo_px, count_include_pad=False
+        mean = pool(
+            residual.flatten(0, 1), self.window_px, stride=1, padding=self.halo_px, count_include_pad=False
         )  # fmt: skip
-        return _above(self.floor, mean.reshape(restored.shape))
+        return _above(self.floor, mean.reshape(residual.shape))
 
 
 class _OfRestorers(nn.Module):
@@ -74,9 +99,7 @@ class _OfRestorers(nn.Module):
         self.floor = _checked_floor(floor)
         networks: list[Any] = [make_network(spec, role="restorer") for spec in members]
         self.members = nn.ModuleList(networks)
-        self.stride_px = lcm(*(network.stride_px for network in networks))
-        reach = max(network.halo_px for network in networks)
-        self.halo_px = -(-reach // self.stride_px) * self.stride_px
+        self.stride_px, self.halo_px = _common_geometry(networks)
 
 
 class Spread(_OfRestorers):
@@ -159,6 +182,37 @@ class IntervalWidth(_OfRestorers):
         return _above(self.floor, upper - lower)
 
 
+class MaskEnsemble(nn.Module):
+    """Geometric mean of what several mask networks say: the mean of their log uncertainties.
+
+    Parameters
+    ----------
+    members
+        The `network` parts of their model cards, of kind ``mask-unet``; their weights are in the state dict, as
+        ``members.0...``, ``members.1...``.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
+    NIPS 2017.
+    """
+
+    def __init__(self, members: Sequence[dict[str, Any]]) -> None:
+        super().__init__()
+        if not 1 <= len(members) <= _MOST_MEMBERS:
+            raise ValueError(f"there are {len(members)} members; give 1 to {_MOST_MEMBERS}")
+        if others := sorted({repr(spec.get("kind")) for spec in members} - {repr("mask-unet")}):
+            raise ValueError(f"an ensemble of masks has a member of kind {', '.join(others)}; give mask-unets alone")
+        networks: list[Any] = [make_network(spec, role="mask") for spec in members]
+        self.members = nn.ModuleList(networks)
+        self.stride_px, self.halo_px = _common_geometry(networks)
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Map two images, as `MaskNetwork` takes them, to the uncertainty, (N, 1, Y, X), above 0."""
+        logs = [torch.log(member(degraded, restored)) for member in self.members]
+        return torch.exp(torch.stack(logs).mean(dim=0))
+
+
 def checked_window(window_px: int) -> int:
     """Return `window_px`, or say in a ValueError why it is none."""
     if not isinstance(window_px, int) or window_px % 2 == 0 or not 1 <= window_px <= _LARGEST_WINDOW_PX:
@@ -166,6 +220,20 @@ def checked_window(window_px: int) -> int:
             f"the residual's window is {window_px!r} pixels; give an odd number up to {_LARGEST_WINDOW_PX}, such as 9"
         )
     return window_px
+
+
+def _common_geometry(networks: Sequence[Any]) -> tuple[int, int]:
+    """Return the stride and the halo in pixels that do for all of them."""
+    stride = lcm(*(network.stride_px for network in networks))
+    return stride, -(-max(network.halo_px for network in networks) // stride) * stride
+
+
+def _norm(difference: Tensor) -> Tensor:
+    """Return the norm over channels, (N, 1, ...)."""
+    if difference.shape[1] == 1:
+        return difference.abs()
+    norm: Tensor = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+    return norm
 
 
 def _turned(image: Tensor, turn: int, mirror: bool) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,53 @@ class FieldMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStarted:
+    """A mask network is about to be trained on `fields` fields, from step `resumed_at` on."""
+
+    steps: int
+    fields: int
+    device: str
+    resumed_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    """`step` of `steps` optimiser steps are done."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """What share of the validation fields is masked; `best` if less than ever before. `preview` shows one field."""
+
+    step: int
+    masked_share: float
+    best: bool
+    preview: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDone:
+    """The mask network is trained.
+
+    `network` is the best one, of `best_step`; without validation, the last. `losses` has one for each step,
+    `validated` (step, masked share) for each validation.
+    """
+
+    network: Any
+    step: int
+    best_step: int
+    losses: tuple[float, ...]
+    validated: tuple[tuple[int, float], ...]
+    stopped: Literal["finished", "early", "cancelled"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """The run goes on, but otherwise than asked for."""
 
@@ -102,12 +149,25 @@ class Done:
 
 
 Event = (
-    Started | TileDone | PlaneDone | PlaneReviewed | FieldSurveyed | FieldMeasured | Warned | Failed | Cancelled | Done
+    Started
+    | TileDone
+    | PlaneDone
+    | PlaneReviewed
+    | FieldSurveyed
+    | FieldMeasured
+    | TrainingStarted
+    | StepDone
+    | Validated
+    | TrainingDone
+    | Warned
+    | Failed
+    | Cancelled
+    | Done
 )
 
 
 class CancelToken:
-    """Set from any thread; the engine looks at it before each batch of tiles."""
+    """Set from any thread; looked at before each batch of tiles, and each step of a training."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

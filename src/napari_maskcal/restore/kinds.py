@@ -18,6 +18,9 @@ KINDS = {
         "residual": "napari_maskcal.mask.scores:Residual",
         "spread": "napari_maskcal.mask.scores:Spread",
         "interval": "napari_maskcal.mask.scores:IntervalWidth",
+        "budget": "napari_maskcal.mask.budget:ErrorBudget",
+        "mask-ensemble": "napari_maskcal.mask.scores:MaskEnsemble",
+        "constant": "napari_maskcal.mask.scores:Constant",
     },
 }
 

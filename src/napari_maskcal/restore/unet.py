@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UPWARDS: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
-def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+
+def _two_convolutions(inputs: int, outputs: int, dims: int) -> nn.Sequential:
+    convolution = _CONVOLUTION[dims]
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
+        convolution(inputs, outputs, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
+        convolution(outputs, outputs, 3, padding=1),
         nn.ReLU(inplace=True),
     )
 
@@ -29,11 +33,13 @@ class UNet(nn.Module):
     Parameters
     ----------
     widths
-        Channels at each level; one halving of the resolution between neighbours.
+        Channels at each level; one halving of the resolution between neighbours, along all axes.
     inputs, outputs
         Channels in and out.
     residual
-        Add the first input channel to the output: the network learns the correction.
+        Add the first `outputs` input channels, or the only one, to the output: the network learns the correction.
+    dims
+        2 for planes, 3 for volumes.
 
     References
     ----------
@@ -41,22 +47,35 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int] = (16, 32, 64), *, inputs: int = 1, outputs: int = 1, residual: bool = False
+        self,
+        widths: Sequence[int] = (16, 32, 64),
+        *,
+        inputs: int = 1,
+        outputs: int = 1,
+        residual: bool = False,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.residual = residual
+        if dims not in _CONVOLUTION:
+            raise ValueError(f"a network has {dims!r} dimensions; give 2 for planes or 3 for volumes")
+        if residual and 1 < inputs < outputs:
+            raise ValueError(
+                f"a residual network of {inputs} channels cannot have {outputs} outputs; give it at most as many"
+            )
+        self.residual, self.dims, self.outputs = residual, dims, outputs
         self.stride_px = 1 << (len(widths) - 1)
         self.halo_px = receptive_radius_px(levels=len(widths))
-        self.down = nn.ModuleList(_two_convolutions(a, b) for a, b in pairwise((inputs, *widths)))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
-        self.merge = nn.ModuleList(_two_convolutions(2 * a, a) for a in widths[:-1])
-        self.head = nn.Conv2d(widths[0], outputs, 1)
+        self.down = nn.ModuleList(_two_convolutions(a, b, dims) for a, b in pairwise((inputs, *widths)))
+        self.up = nn.ModuleList(_UPWARDS[dims](b, a, 2, stride=2) for a, b in pairwise(widths))
+        self.merge = nn.ModuleList(_two_convolutions(2 * a, a, dims) for a in widths[:-1])
+        self.head = _CONVOLUTION[dims](widths[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, Y, X) to (N, outputs, Y, X); Y and X are multiples of `stride_px`."""
-        first, skips = x[:, :1], []
+        """Map (N, inputs, Y, X) to (N, outputs, Y, X), each axis a multiple of `stride_px`; volumes have Z too."""
+        pool = nn.functional.max_pool2d if self.dims == 2 else nn.functional.max_pool3d
+        first, skips = x[:, : self.outputs], []
         for level, block in enumerate(self.down):
-            x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
+            x = block(x if level == 0 else pool(x, 2))
             skips.append(x)
         for up, merge, skip in reversed(list(zip(self.up, self.merge, skips[:-1], strict=True))):
             x = merge(torch.cat((up(x), skip), dim=1))

@@ -16,8 +16,17 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
-from napari_maskcal.bundle import _json_sha256, mask_sha256, read_bundle, read_description, write_bundle
+from napari_maskcal.bundle import (
+    _json_sha256,
+    mask_sha256,
+    mask_weights,
+    read_bundle,
+    read_content,
+    read_description,
+    write_bundle,
+)
 from napari_maskcal.models import load_mask_model
+from napari_maskcal.pipeline import run
 from napari_maskcal.restore.card import ModelCard
 from small_models import calibrated_bundle, noisy_planes
 
@@ -329,3 +338,60 @@ def test_a_certificate_moved_to_another_tolerance_with_its_hash_is_refused(parts
     refused(pack(file, forged(parts, certificate=moved)), match="curves .* fields at a tolerance of 0.001")
     explored = content["certificate"] | {"exploration": True, "threshold": 9.0}
     refused(pack(file, forged(parts, certificate=explored)), match="is an exploration")
+
+
+# ---- a network that is trained, but not calibrated
+
+
+@pytest.fixture
+def uncalibrated(trained, tmp_path) -> Path:
+    model, path = trained.mask_model, tmp_path / "trained.maskcal"
+    card = model.card.model_copy(update={"trained_on": ("mouse 1",), "trained_on_sha256": ("0" * 64,)})
+    write_bundle(path, model.network, card, None)
+    return path
+
+
+def test_a_bundle_without_certificate_comes_back_as_it_was_written(uncalibrated, trained):
+    model = load_mask_model(uncalibrated)
+    assert model.certificate is None
+    assert trained.mask_model.certificate is not None
+    assert model.card == read_content(uncalibrated).card
+    assert (model.card.trained_on, model.card.trained_on_sha256) == (("mouse 1",), ("0" * 64,))
+    assert model.sha256 == mask_sha256(model.card, mask_weights(model.network))
+    assert read_content(trained.mask_path).certificate is not None
+
+
+def test_the_same_uncalibrated_network_gives_the_same_bytes(uncalibrated, file):
+    model = load_mask_model(uncalibrated)
+    write_bundle(file, model.network, model.card, None)
+    assert file.read_bytes() == uncalibrated.read_bytes()
+
+
+def test_what_needs_a_promise_says_that_there_is_none_yet(uncalibrated, trained):
+    with pytest.raises(
+        ValueError, match=r"trained\.maskcal holds a mask network that is not calibrated yet.*--mask-model"
+    ):
+        read_description(uncalibrated)
+    with pytest.raises(ValueError, match="random mask 0 has no certificate: calibrate it"):
+        run(noisy_planes(1, 64, 64), trained.restorer, load_mask_model(uncalibrated), axes="ZYX", device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"trained_on": []}, {"trained_on_sha256": []}, {"halo_px": 999}, {"name": "other"}])
+def test_an_edited_card_of_an_uncalibrated_bundle_is_refused(uncalibrated, file, change):
+    with zipfile.ZipFile(uncalibrated) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert sorted(parts) == [WEIGHTS, DESCRIPTION]
+    assert load_mask_model(pack(file, parts))
+    content = json.loads(parts[DESCRIPTION])
+    content["card"].update(change)
+    refused(pack(file, parts | {DESCRIPTION: json.dumps(content).encode()}), match="its model card is not the one")
+
+
+def test_a_certificate_that_was_cut_out_leaves_no_bundle(parts, file):
+    content = json.loads(parts[DESCRIPTION])
+    del content["certificate"]
+    without = {name: part for name, part in parts.items() if name != CURVES}
+    refused(pack(file, without), match="it should hold")
+    cut = json.dumps(content).encode()
+    refused(pack(file, without | {DESCRIPTION: cut}), match="its model card is not the one")
+    refused(pack(file, parts | {DESCRIPTION: cut}), match="it should hold")

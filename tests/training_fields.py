@@ -14,7 +14,9 @@ from napari_maskcal.restore.events import TrainingDone
 if TYPE_CHECKING:
     from napari_maskcal.mask.network import MaskNetwork
 
-QUICK = Recipe(widths=(4, 8), steps=6, batch=4, crop_px=32, learning_rate=1e-2, validate_every=3)
+QUICK = Recipe(
+    loss="score", widths=(4, 8), steps=6, batch=4, crop_px=32, learning_rate=1e-2, validate_every=3
+)  # fmt: skip
 
 
 def training_fields(

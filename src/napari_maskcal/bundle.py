@@ -1,7 +1,8 @@
 """The ``.maskcal`` file: a mask network with its card, certificate and curves, and no pickle.
 
-A zip of ``maskcal.json``, ``mask.safetensors`` and ``curves.safetensors``. Names, sizes and hashes are checked
-before any part is used, and nothing is ever unpacked to disk.
+A zip of ``maskcal.json``, ``mask.safetensors`` and ``curves.safetensors``; a network that was trained, but not
+calibrated, has no certificate and no curves. Names, sizes and hashes are checked before any part is used, and nothing
+is ever unpacked to disk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from napari_maskcal.restore.card import ModelCard, first_fault
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,19 +33,26 @@ if TYPE_CHECKING:
 
 _DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
 _CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
+_MASK = "mask"  # the hash of card and weights, where no certificate has it
 _LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
-class Description(BaseModel):
-    """The content of ``maskcal.json``."""
+class Content(BaseModel):
+    """The content of ``maskcal.json``, of a mask network that may not be calibrated yet."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1] = 1
     card: ModelCard
-    certificate: Certificate
+    certificate: Certificate | None = None
     sha256: Annotated[dict[str, str], Field(min_length=2)]
+
+
+class Description(Content):
+    """The same of one that is calibrated."""
+
+    certificate: Certificate
 
 
 def mask_sha256(card: ModelCard, weights: bytes) -> str:
@@ -59,30 +68,24 @@ def mask_weights(network: nn.Module | None) -> bytes:
     return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()})
 
 
-def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certificate: Certificate) -> None:
+def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certificate: Certificate | None) -> None:
     """Write a bundle; an existing file is replaced only by a complete one.
+
+    Without a certificate it holds a network that is still to be calibrated: nothing draws a mask with it.
 
     Raises
     ------
     ValueError
         If the certificate is an exploration or has no curves, was made for another mask network, or on specimens
-        that this one was trained on; if the file cannot be written.
+        that this one was trained on; if the network is one that a bundle cannot hold, or the file cannot be written.
     """
-    from safetensors.numpy import save
-
+    _check_planes(card)
     weights = mask_weights(network)
-    if certificate.curves is None:
-        raise ValueError("the certificate has no curves, so the bundle could not answer for other tolerances")
-    if certificate.fingerprint.mask_sha256 != mask_sha256(card, weights):
-        raise ValueError("the certificate was made for another mask network than the one to be written")
-    curves = save(_curve_arrays(certificate.curves))
-    certificate.verify()
-    certificate.check_foreign(card)
-    parts = {_WEIGHTS: weights, _CURVES: curves}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    hashes[_CERTIFICATE] = _json_sha256(json.loads(certificate.model_dump_json()))
-    description = Description(card=card, certificate=certificate, sha256=hashes)
-    parts = {_DESCRIPTION: description.model_dump_json(indent=1).encode(), **parts}
+    parts = {_WEIGHTS: weights}
+    if certificate is not None:
+        parts[_CURVES] = _checked_curves(certificate, card, weights)
+    description = _describe(card, certificate, parts)
+    parts = {_DESCRIPTION: description.model_dump_json(indent=1, exclude_none=certificate is None).encode(), **parts}
     for name, content in parts.items():
         if len(content) > _LARGEST_PART[name]:
             raise ValueError(
@@ -96,8 +99,39 @@ def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certifi
     write_atomically(path, buffer.getvalue())
 
 
-def read_description(path: Path) -> Description:
-    """Return a bundle's card and certificate, with its curves, without loading torch.
+def _check_planes(card: ModelCard) -> None:
+    """Refuse what would be written and could never be read again."""
+    spec = card.network.get("of", card.network)
+    if spec.get("dims", 2) != 2 or spec.get("channels", 1) != 1 or spec.get("degraded_channels", 1) != 1:
+        raise ValueError(
+            f"{card.name} is a network for volumes or colours, and a bundle holds those for planes of one channel; use "
+            "it from Python"
+        )
+
+
+def _checked_curves(certificate: Certificate, card: ModelCard, weights: bytes) -> bytes:
+    """Return a certificate's curves, once it is seen to be that of this network."""
+    from safetensors.numpy import save
+
+    if certificate.curves is None:
+        raise ValueError("the certificate has no curves, so the bundle could not answer for other tolerances")
+    if certificate.fingerprint.mask_sha256 != mask_sha256(card, weights):
+        raise ValueError("the certificate was made for another mask network than the one to be written")
+    certificate.verify()
+    certificate.check_foreign(card)
+    return save(_curve_arrays(certificate.curves))
+
+
+def _describe(card: ModelCard, certificate: Certificate | None, parts: dict[str, bytes]) -> Content:
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    if certificate is None:
+        return Content(card=card, sha256=hashes | {_MASK: mask_sha256(card, parts[_WEIGHTS])})
+    hashes[_CERTIFICATE] = _json_sha256(json.loads(certificate.model_dump_json()))
+    return Description(card=card, certificate=certificate, sha256=hashes)
+
+
+def read_content(path: Path) -> Content:
+    """Return a bundle's card and, with its curves, the certificate that it may have, without loading torch.
 
     Raises
     ------
@@ -107,8 +141,29 @@ def read_description(path: Path) -> Description:
     return _read(path)[0]
 
 
+def read_description(path: Path) -> Description:
+    """Return the same of a bundle that is calibrated.
+
+    Raises
+    ------
+    ValueError
+        See `read_content`; also if it is not calibrated.
+    """
+    return calibrated(read_content(path), path)
+
+
+def calibrated(content: Content, path: Path) -> Description:
+    """Return `content`, or say in a ValueError that the bundle has no certificate yet."""
+    if not isinstance(content, Description):
+        raise ValueError(
+            f"{path} holds a mask network that is not calibrated yet, so it promises nothing; calibrate it on "
+            f"specimens that are new to it, with maskcal calibrate --mask-model {path.name}"
+        )
+    return content
+
+
 def read_bundle(path: Path) -> MaskModel:
-    """Return the mask model in a bundle; see `read_description` for errors."""
+    """Return the mask model in a bundle; see `read_content` for errors."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -126,35 +181,44 @@ def read_bundle(path: Path) -> MaskModel:
     )
 
 
-def _read(path: Path) -> tuple[Description, bytes]:
+def _read(path: Path) -> tuple[Content, bytes]:
     check_file(path, suffix=".maskcal")
     parts = _read_parts(path)
-    description = _parse_description(parts[_DESCRIPTION], path)
-    if description.card.role != "mask":
-        raise ValueError(f"{path} holds a {description.card.role} network, not a mask network")
+    content = _parse_content(parts[_DESCRIPTION], path)
+    if content.card.role != "mask":
+        raise ValueError(f"{path} holds a {content.card.role} network, not a mask network")
+    if (_CURVES in parts) != isinstance(content, Description):
+        raise _wrong_parts(path, parts)
     for name in (_WEIGHTS, _CURVES):
-        if description.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
+        if name in parts and content.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
             raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
-    if description.certificate.fingerprint.mask_sha256 != mask_sha256(description.card, parts[_WEIGHTS]):
+    mask = mask_sha256(content.card, parts[_WEIGHTS])
+    if isinstance(content, Description):
+        return _with_curves(content, mask, parts[_CURVES], path), parts[_WEIGHTS]
+    if content.sha256.get(_MASK) != mask:
+        raise ValueError(f"{path} is damaged or was changed: its model card is not the one it was saved with")
+    return content, parts[_WEIGHTS]
+
+
+def _with_curves(description: Description, mask: str, curves: bytes, path: Path) -> Description:
+    """Return the description with its certificate's curves, once both are seen to belong to the network."""
+    if description.certificate.fingerprint.mask_sha256 != mask:
         raise ValueError(f"{path}: its certificate was made for another mask network, so its promise is void")
-    certificate = description.certificate.model_copy(update={"curves": _parse_curves(parts[_CURVES], path)})
+    certificate = description.certificate.model_copy(update={"curves": _parse_curves(curves, path)})
     try:
         certificate.verify()
         certificate.check_foreign(description.card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return description.model_copy(update={"certificate": certificate}), parts[_WEIGHTS]
+    return description.model_copy(update={"certificate": certificate})
 
 
 def _read_parts(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if sorted(names) != sorted(_LARGEST_PART):
-                raise ValueError(
-                    f"{path} is not a .maskcal bundle: it should hold {', '.join(_LARGEST_PART)}, "
-                    f"and holds {', '.join(names[:6]) or 'nothing'}"
-                )
+            if sorted(names) not in (sorted(_LARGEST_PART), sorted((_DESCRIPTION, _WEIGHTS))):
+                raise _wrong_parts(path, names)
             for info in archive.infolist():
                 if info.file_size > _LARGEST_PART[info.filename]:
                     raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
@@ -163,21 +227,28 @@ def _read_parts(path: Path) -> dict[str, bytes]:
         raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None
 
 
-def _parse_description(content: bytes, path: Path) -> Description:
+def _wrong_parts(path: Path, names: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{path} is not a .maskcal bundle: it should hold {', '.join(_LARGEST_PART)} (without a certificate not the "
+        f"last), and holds {', '.join(list(names)[:6]) or 'nothing'}"
+    )
+
+
+def _parse_content(content: bytes, path: Path) -> Content:
     try:
         raw = json.loads(content)
-        version = raw.get("schema_version")
+        version, has_certificate = raw.get("schema_version"), raw.get(_CERTIFICATE) is not None
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path}: {_DESCRIPTION} is not valid JSON") from None
     if isinstance(version, int) and version > 1:
         raise ValueError(f"{path} was written by a newer napari-maskcal (version {version} of the format); upgrade")
     try:
-        description = Description.model_validate_json(content)
+        found = (Description if has_certificate else Content).model_validate_json(content)
     except ValidationError as error:
         raise ValueError(f"{path}: {_DESCRIPTION} is not valid: {first_fault(error)}") from None
-    if description.sha256.get(_CERTIFICATE) != _json_sha256(raw["certificate"]):
+    if has_certificate and found.sha256.get(_CERTIFICATE) != _json_sha256(raw[_CERTIFICATE]):
         raise ValueError(f"{path} is damaged or was changed: its certificate is not the one it was saved with")
-    return description
+    return found
 
 
 def _json_sha256(value: Any) -> str:

@@ -119,7 +119,7 @@ CALIBRATION_MASK_MODEL = Parameter(
     name="mask_model", kind=str, default="residual",
     help="What says where the restored image is uncertain: a .maskcal bundle, 'demo', 'residual' or 'residual:5' "
     "(smoothed difference of restored and degraded, no training), 'augmentation', 'ensemble:FILE,FILE', "
-    "'interval:LOWER,UPPER', or 'given' for maps of another tool.",
+    "'interval:LOWER,UPPER', 'given' for maps of another tool, or 'constant' (no map at all, to compare with).",
 )  # fmt: skip
 DISTANCE = Parameter(
     name="distance", kind=str, default="l1",
@@ -172,6 +172,36 @@ FIELD_PX = Parameter(
 NOTE = Parameter(
     name="note", kind=str, default="",
     help="Where the calibration fields come from; it stands in the certificate.",
+)  # fmt: skip
+
+# ---- training
+
+LOSS = Parameter(
+    name="loss", kind=str, default="likelihood", choices=("likelihood", "score", "paper", "quantile"),
+    help="What the mask network learns. likelihood: how large the error is on average; score: its usual order of "
+    "magnitude; paper: a mask that trades masked area against error, as published; quantile: the range in which the "
+    "truth lies. likelihood masks least on most images.",
+)  # fmt: skip
+STEPS = Parameter(
+    name="steps", kind=int, default=2000, minimum=1, maximum=10_000_000, step=500,
+    help="How long to train, in steps of 8 crops; training stops earlier when the masks get no smaller.",
+)  # fmt: skip
+CROP_PX = Parameter(
+    name="crop_px", kind=int, default=128, minimum=8, maximum=65536, step=32,
+    help="Side of the square crops it is trained on, in pixels; smaller images make smaller crops.",
+)  # fmt: skip
+TRAINING_SEED = Parameter(
+    name="seed", kind=int, default=0, minimum=0, step=1,
+    help="Decides which specimens are kept apart, and all that is random; the same seed gives the same network.",
+)  # fmt: skip
+TRAINING_TOLERANCE = Parameter(
+    name="tolerance", kind=float, default=None, minimum=0.0, step=0.005,
+    help="Largest error you accept outside the marked regions, as a share of the intensity range. With it, specimens "
+    "are kept apart and the network is calibrated on them; without it, calibrate it later on others.",
+)  # fmt: skip
+TRAINING_CONFIDENCE = Parameter(
+    name="confidence", kind=float, default=0.9, minimum=0.0, maximum=1.0, step=0.01,
+    help="Share of new specimens for which the promise has to hold; the masks are judged at it.",
 )  # fmt: skip
 
 

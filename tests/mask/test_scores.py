@@ -15,6 +15,7 @@ from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.mask.scores import FLOOR, IntervalWidth, MaskEnsemble, Residual, Spread
 from napari_maskcal.mask.untrained import (
     augmentation_mask,
+    constant_mask,
     ensemble_mask,
     given_mask,
     interval_mask,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNET = {"kind": "unet", "widths": list(WIDTHS), "residual": True}
-NAMES = ["residual", "residual:1", "augmentation", "ensemble", "interval"]
+NAMES = ["residual", "residual:1", "augmentation", "ensemble", "interval", "constant"]
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +307,8 @@ def test_a_score_is_calibrated_saved_read_and_run_like_a_mask_network(trained, m
     np.testing.assert_allclose(
         review.uncertainty[0], computed(trained.restorer, mask, plane).uncertainty, rtol=1e-5
     )  # fmt: skip
-    assert 0 < review.masked_share < 1
+    whole = review.masked_share in (0, 1)
+    assert whole == (name == "constant")
 
 
 def test_every_setting_and_every_member_changes_the_hash(trained, members):
@@ -353,6 +355,7 @@ def test_words_name_the_same_models_as_the_functions(trained, files, members, tm
         ("residual", residual_mask(restorer)),
         ("residual:5", residual_mask(restorer, window_px=5)),
         ("augmentation", augmentation_mask(restorer)),
+        ("constant", constant_mask(restorer)),
         (ensemble, ensemble_mask(members[:2], beside=restorer)),
         (interval, interval_mask(*members[:2], beside=restorer)),
         ("given", given_mask()),
@@ -373,6 +376,7 @@ def test_words_name_the_same_models_as_the_functions(trained, files, members, tm
         ("residual:99999", "window is 99999 pixels; give an odd number up to 1023"),
         ("residual:-3", "'residual:-3': after residual: comes an odd number of pixels, such as residual:5"),
         ("augmentation:4", "augmentation takes nothing after the word"),
+        ("constant:1", "constant takes nothing after the word"),
         ("ensemble", "an ensemble has at least 2 restorers, got 0"),
         ("ensemble:FILE", "an ensemble has at least 2 restorers, got 1"),
         ("ensemble:FILE,FILE", "random restorer 1 and random restorer 1 are the same network"),
@@ -387,7 +391,7 @@ def test_words_that_name_no_model_are_refused_with_what_is_missing(trained, file
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("words", ["residual", "augmentation"])
+@pytest.mark.parametrize("words", ["residual", "augmentation", "constant"])
 def test_scores_of_the_restorer_need_the_restorer(words):
     with pytest.raises(ValueError, match=f"mask model '{words}' is made from the restorer; give that too"):
         load_mask_model(words)

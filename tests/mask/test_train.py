@@ -11,6 +11,7 @@ from napari_maskcal.mask.checkpoint import read_best
 from napari_maskcal.mask.network import network_for
 from napari_maskcal.mask.train import CollapsedError, DivergedError, Recipe, Validation, train_mask_network
 from napari_maskcal.restore.events import CancelToken, StepDone, TrainingDone, TrainingStarted, Validated, Warned
+from napari_maskcal.settings import LOSS
 from training_fields import QUICK, trained, training_fields, weights
 
 LONG = replace(QUICK, steps=30, validate_every=100)
@@ -338,8 +339,8 @@ def test_a_cancelled_training_is_not_called_a_collapse(monkeypatch):
 # ---- what is refused before the first step
 
 
-def test_the_smallest_default_recipe_is_one_of_the_score():
-    assert Recipe().loss == "score"
+def test_the_default_recipe_is_one_of_the_likelihood():
+    assert Recipe().loss == LOSS.default == "likelihood"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from given_models import given_bundle
+from napari_maskcal.bundle import write_bundle
 from napari_maskcal.models import GIVEN_RESTORER
 from napari_maskcal.review.calibration_request import (
     CalibrationChoices,
@@ -16,7 +17,7 @@ from napari_maskcal.review.calibration_request import (
     preview_groups,
     resolve_calibration,
 )
-from napari_maskcal.review.request import Source, in_own_words
+from napari_maskcal.review.request import Source, describe_bundle, in_own_words
 from napari_maskcal.review.specimens import groups_of_text
 from triplet_files import pairs
 
@@ -122,6 +123,18 @@ def test_parts_are_needed_where_no_network_makes_them(choices, tmp_path):
     assert parts_needed(replace(choices, mask_model="given:posterior")) == ("degraded", "truth", "uncertainty")
     bundle = str(given_bundle(tmp_path, GIVEN_RESTORER))
     assert parts_needed(replace(choices, mask_model=bundle)) == ("degraded", "truth", "uncertainty")
+
+
+def test_a_network_that_is_trained_and_not_calibrated_can_be_calibrated_but_not_reviewed_with(
+    choices, trained, tmp_path
+):
+    model, path = trained.mask_model, tmp_path / "trained.maskcal"
+    write_bundle(path, model.network, model.card, None)
+    plan = make_plan(requested(choices, mask_model=str(path)), {}, None)
+    assert (plan.mask_model.card.name, plan.mask_model.certificate) == ("random mask 0", None)
+    with pytest.raises(ValueError, match=r"trained\.maskcal holds a mask network that is not calibrated yet"):
+        describe_bundle(str(path))
+    assert describe_bundle(str(trained.mask_path)).certificate.sentence == model.certificate.sentence
 
 
 def test_the_preview_counts_specimens_by_the_names_of_the_files(choices, tmp_path):

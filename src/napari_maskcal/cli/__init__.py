@@ -1,4 +1,4 @@
-"""The command line: ``maskcal demo | run | calibrate | evaluate | info``.
+"""The command line: ``maskcal demo | run | train | calibrate | evaluate | info``.
 
 Exit codes: 0 done, 1 failed with one readable line, 2 wrong use.
 """
@@ -15,6 +15,7 @@ from napari_maskcal.cli.demo import demo
 from napari_maskcal.cli.evaluate import evaluate
 from napari_maskcal.cli.info import info
 from napari_maskcal.cli.run import run
+from napari_maskcal.cli.train import train
 
 __all__ = ["commands", "main"]
 
@@ -46,5 +47,5 @@ def commands() -> None:
     """Show which parts of a restored microscopy image can be believed."""
 
 
-for _command in (demo, run, calibrate, evaluate, info):
+for _command in (demo, run, train, calibrate, evaluate, info):
     commands.add_command(_command)

@@ -85,11 +85,18 @@ def open_cache(*, unused: bool) -> Cache | None:
 
 def load_models(triplets: Triplets, restorer: str, mask_model: str) -> tuple[Restorer, MaskModel]:
     """Return the models chosen; where none was, those images that the triplets bring take their place."""
-    from napari_maskcal.models import load_mask_model, load_restorer, matched
+    from napari_maskcal.models import load_mask_model, matched
 
-    loaded = load_restorer(_or_given(triplets, "restorer", restorer, "restored"))
+    loaded = chosen_restorer(triplets, restorer)
     mask = load_mask_model(_or_given(triplets, "mask_model", mask_model, "uncertainty"), loaded)
     return matched(loaded, mask), mask
+
+
+def chosen_restorer(triplets: Triplets, restorer: str) -> Restorer:
+    """Return the restorer chosen; where none was, the restored images that the triplets bring take its place."""
+    from napari_maskcal.models import load_restorer
+
+    return load_restorer(_or_given(triplets, "restorer", restorer, "restored"))
 
 
 def _or_given(triplets: Triplets, option: str, choice: str, part: str) -> str:

@@ -20,6 +20,7 @@ RADIUS_CELLS = 8
 """A window reaches this many cells to each side: 136 pixels, about the size of a field."""
 _LEVELS = 64
 _LOWEST, _HIGHEST = 1e-4, 1e1  # uncertainties between which the levels lie, in shares of the intensity range
+_LARGEST = 1e30  # of a power: sums of millions of them stay inside float32's range
 
 
 class ErrorBudget(nn.Module):
@@ -91,11 +92,11 @@ def error_budget(error: Tensor, *, power: float = 1.0, radius_cells: int = RADIU
     place = _cells(error) * _LEVELS + level
     cells = [size // CELL_PX for size in error.shape[2:]]
     mass = error.new_zeros(len(error) * _product(cells) * _LEVELS)
-    mass.index_add_(0, place.flatten(), (error / _HIGHEST).pow(power).flatten())
+    mass.index_add_(0, place.flatten(), (error / _HIGHEST).pow(power).clamp(max=_LARGEST).flatten())
     around = _window_means(mass.view(-1, *cells, _LEVELS), radius_cells) / CELL_PX ** len(cells)
-    # The share of the pixel's own bin that lies above it is not counted.
-    above = around.flatten()[place] * (1 - inside)
-    spent: Tensor = (around.cumsum(-1).flatten()[place] - above).clamp(min=0).pow(1 / power) * _HIGHEST
+    # All smaller bins, and of the pixel's own the share below it. Added, not taken from a sum that may be much larger.
+    smaller = nn.functional.pad(around.cumsum(-1), (1, 0))[..., :-1]
+    spent: Tensor = (smaller.flatten()[place] + around.flatten()[place] * inside).pow(1 / power) * _HIGHEST
     # The rest is for pixels whose sum is next to nothing: above 0, on the grid of thresholds, and in an order.
     return spent + FLOOR + _LOWEST * error
 

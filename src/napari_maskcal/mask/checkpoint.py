@@ -52,16 +52,16 @@ class Keeper:
     ----------
     path
         The file; what is there is gone on with.
-    recipe, fields
+    recipe, fields, about
         What makes a training this one.
     """
 
     every_s = 30.0
 
-    def __init__(self, path: Path, recipe: Recipe, fields: Sequence[TrainingField]) -> None:
+    def __init__(self, path: Path, recipe: Recipe, fields: Sequence[TrainingField], about: str = "") -> None:
         self.path, self.kept_step = path, 0
         self._recipe: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
-        self._fields = fields_sha256(fields)
+        self._fields, self._about = fields_sha256(fields), about
         self._warned, self._written = False, 0.0
 
     def open(self, learner: Learner, progress: Progress) -> None:
@@ -97,7 +97,8 @@ class Keeper:
                 yield Warned(message=f"{error}; the training goes on, but cannot be taken up again after an end")
 
     def _write(self, learner: Learner, progress: Progress) -> None:
-        write_atomically(self.path, _content(learner, progress, {"recipe": self._recipe, "fields": self._fields}))
+        identity = {"recipe": self._recipe, "fields": self._fields, "about": self._about}
+        write_atomically(self.path, _content(learner, progress, identity))
         self._written, self.kept_step = time.monotonic(), progress.step
 
     def _check_same(self, state: Mapping[str, Any]) -> None:
@@ -109,6 +110,8 @@ class Keeper:
         ]
         if state["fields"] != self._fields:
             differing.append("other training fields")
+        if state.get("about", "") != self._about:
+            differing.append("validated otherwise")
         if differing:
             raise ValueError(f"{self.path} is the checkpoint of another training: {'; '.join(differing)}; {_ANEW}")
 
@@ -129,6 +132,22 @@ def read_best(path: Path) -> MaskNetwork:
         raise ValueError(f"{path} does not hold a whole training: {_line(error)}; {_ANEW}") from None
     found: MaskNetwork = network.requires_grad_(False).eval()
     return found
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of the training in a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If it is no checkpoint, or damaged.
+    """
+    from napari_maskcal.mask.recipe import Recipe
+
+    try:
+        return Recipe(**_read(path)[0]["recipe"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not hold a whole training: {_line(error)}; {_ANEW}") from None
 
 
 def fields_sha256(fields: Sequence[TrainingField]) -> str:

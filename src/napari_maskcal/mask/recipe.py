@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from napari_maskcal.settings import CROP_PX, LOSS, STEPS, TRAINING_SEED
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -62,17 +64,17 @@ class Recipe:
         If one of them cannot be.
     """
 
-    loss: Loss = "score"
+    loss: Loss = LOSS.default
     distance: str = "l1"
     weight: float = 3.0
     widths: tuple[int, ...] = (16, 32, 64)
-    steps: int = 2000
+    steps: int = STEPS.default
     batch: int = 8
-    crop_px: int = 128
+    crop_px: int = CROP_PX.default
     learning_rate: float = 2e-3
     validate_every: int = 200
     patience: int = 5
-    seed: int = 0
+    seed: int = TRAINING_SEED.default
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:

@@ -60,6 +60,7 @@ def train_mask_network(
     checkpoint: Path | None = None,
     device: str = "cpu",
     cancel: CancelToken | None = None,
+    about: str = "",
 ) -> Iterator[Event]:
     """Train a new mask network on random crops, flips and quarter turns of `fields`, and yield what happens.
 
@@ -80,6 +81,9 @@ def train_mask_network(
         See `pick_device`.
     cancel
         Polled before each step.
+    about
+        What else makes a training this one, such as what it is validated on; a checkpoint with another text is
+        refused.
 
     Yields
     ------
@@ -101,7 +105,7 @@ def train_mask_network(
     crops = plan_crops(fields, crop_px=recipe.crop_px, stride_px=2 ** (len(recipe.widths) - 1))
     loss = loss_for(recipe, dims=len(crops.size_px), size_px=crops.size_px[-1])
     learner = Learner(network_for(recipe, fields), loss, recipe, pick_device(device))
-    keeper = None if checkpoint is None else Keeper(checkpoint, recipe, fields)
+    keeper = None if checkpoint is None else Keeper(checkpoint, recipe, fields, about)
     run = _Run(crops, learner, validation, keeper)
     yield TrainingStarted(
         steps=recipe.steps, fields=len(fields), device=str(learner.device), resumed_at=run.progress.step

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_maskcal.models import MaskModel, Restorer
 
 WINDOW_PX = 9
-WORDS = ("residual", "augmentation", "ensemble", "interval", GIVEN)
+WORDS = ("residual", "constant", "augmentation", "ensemble", "interval", GIVEN)
 _LONGEST_NAME = 200  # of a model card
 
 
@@ -33,6 +33,11 @@ def residual_mask(restorer: Restorer, *, window_px: int = WINDOW_PX) -> MaskMode
     window_px = checked_window(window_px)
     name = f"residual, mean over {window_px} × {window_px} pixels"
     return _of_restorers(name, {"kind": "residual", "window_px": window_px}, beside=restorer, halo_px=window_px // 2)
+
+
+def constant_mask(restorer: Restorer) -> MaskModel:
+    """Return an uncertainty of 1 everywhere as an uncalibrated mask model: fields are believed whole, or not at all."""
+    return _of_restorers("the same everywhere", {"kind": "constant"}, beside=restorer)
 
 
 def augmentation_mask(restorer: Restorer) -> MaskModel:
@@ -117,13 +122,14 @@ def mask_of_words(choice: str, restorer: Restorer | None = None) -> MaskModel | 
     word, _, rest = choice.partition(":")
     makers: dict[str, Callable[[], MaskModel]] = {
         "residual": lambda: residual_mask(_needed(restorer, choice), window_px=_window(rest, choice)),
+        "constant": lambda: constant_mask(_needed(restorer, choice)),
         "augmentation": lambda: augmentation_mask(_needed(restorer, choice)),
         "ensemble": lambda: ensemble_mask(_files(rest), beside=restorer),
         "interval": lambda: interval_mask(*_two(_files(rest), choice), beside=restorer),
         GIVEN: lambda: given_mask(rest) if rest else given_mask(),
     }
-    if rest and word == "augmentation":
-        raise ValueError(f"mask model {choice!r}: augmentation takes nothing after the word")
+    if rest and word in ("augmentation", "constant"):
+        raise ValueError(f"mask model {choice!r}: {word} takes nothing after the word")
     return makers[word]()
 
 
@@ -148,7 +154,7 @@ def _of_restorers(
     _check_members(members)
     if members:
         spec = spec | {"members": [member.card.network for member in members]}
-    if spec["kind"] != GIVEN:
+    if spec["kind"] not in (GIVEN, "constant"):
         from napari_maskcal.mask.scores import FLOOR
 
         spec = spec | {"floor": FLOOR}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_maskcal.calibrate.promise import Promise
@@ -13,28 +10,21 @@ from napari_maskcal.calibration_plan import Plan, groups_needed
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import load_mask_model, load_restorer, matched
-from napari_maskcal.read.manifest import sources_in_manifest
-from napari_maskcal.read.sources import find_sources
-from napari_maskcal.read.triplets import read_manifest, read_triplets, triplets_from_arrays
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.review.request import Problem, Source, describe_bundle, restorer_card
-from napari_maskcal.review.specimens import groups_of_text, specimens_told, unpaired_told
+from napari_maskcal.review.request import Problem, Source, describe_content, restorer_card
+from napari_maskcal.review.triplet_request import Kind, specimens_chosen, triplet_problems, triplets_chosen
 from napari_maskcal.settings import check_confidence, check_tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from napari_maskcal.calibrate.guarantee import Grouping, Guarantee
     from napari_maskcal.calibrate.sums import MaskKind
     from napari_maskcal.distance.base import Distance
     from napari_maskcal.read.cache import Cache
-    from napari_maskcal.read.parts import Triplets
     from napari_maskcal.restore.card import ModelCard
 
-Kind = Literal["folders", "table", "layers"]
 _OF_THE_PROMISE = ("guarantee", "delta", "bound", "grouping", "seed", "tolerance", "confidence")
-_PLACES = {"degraded": "degraded images", "truth": "clean images", "restored": "restored images",
-           "uncertainty": "uncertainty maps"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +33,8 @@ class CalibrationChoices:
 
     Attributes
     ----------
-    kind
-        Which of the next attributes say where the triplets are: `degraded`, `truth`, `restored` and `uncertainty`
-        (folders, patterns or files), `manifest` (a table), or `layers`, by the name of the part.
-    group
-        For folders a regular expression, for layers a text as of `groups_of_text`; empty: each image is one.
+    kind, degraded, truth, restored, uncertainty, manifest, layers, group
+        Where the triplets are, see `TripletChoices`.
     restorer, mask_model
         See `load_restorer` and `load_mask_model`.
     distance, mask, intensity, field_px
@@ -122,7 +109,8 @@ class CalibrationRequest:
 
 def resolve_calibration(choices: CalibrationChoices) -> CalibrationRequest | list[Problem]:
     """Return what to measure, or all that stands in its way and can be known without opening an image."""
-    problems = [*_source_problems(choices), *_model_problems(choices), *promise_problems(choices)]
+    problems = triplet_problems(choices, parts_needed(choices))
+    problems += [*_model_problems(choices), *promise_problems(choices)]
     distance: Distance | None = None
     try:
         distance = parse_distance(choices.distance)
@@ -193,113 +181,17 @@ def make_plan(request: CalibrationRequest, layers: Mapping[str, Any], cache: Cac
     choices = request.choices
     restorer = load_restorer(choices.restorer)
     mask_model = load_mask_model(choices.mask_model, restorer)
+    triplets = triplets_chosen(choices, parts_needed(choices), layers, cache)
     return Plan(
-        triplets=_triplets(choices, layers, cache), restorer=matched(restorer, mask_model), mask_model=mask_model,
+        triplets=triplets, restorer=matched(restorer, mask_model), mask_model=mask_model,
         distance=request.distance, mask=choices.mask, intensity=choices.intensity, field_px=choices.field_px,
         promise=request.promise, minimal_groups=request.minimal_groups,
     )  # fmt: skip
 
 
 def preview_groups(choices: CalibrationChoices) -> str:
-    """Say which specimens the names of the files give, without opening an image; empty while nothing is chosen.
-
-    Raises
-    ------
-    ValueError
-        If the files cannot be listed, or the pattern is none.
-    """
-    if choices.kind == "folders" and choices.degraded and choices.truth:
-        places = {part: getattr(choices, part) for part in parts_needed(choices) if getattr(choices, part)}
-        sources, faults = find_sources(places, group=choices.group or None)
-        owners = [source.group_of("") for source in sources]
-        told = "" if not any(s.single for s in sources) else " (planes are counted when they are measured)"
-        return specimens_told(owners, grouped=bool(choices.group), files="files") + told + unpaired_told(len(faults))
-    if choices.kind == "table" and choices.manifest:
-        listed, faults, grouped = sources_in_manifest(Path(choices.manifest).expanduser())
-        owners = [source.group_of("") for source in listed]
-        return specimens_told(owners, grouped=grouped, files="lines") + unpaired_told(len(faults))
-    degraded = choices.layers.get("degraded")
-    if choices.kind == "layers" and degraded is not None and len(degraded.shape) in (2, 3):
-        count = _field_count(degraded.shape)
-        return specimens_told(
-            groups_of_text(choices.group, count) or [str(i) for i in range(count)],
-            grouped=bool(choices.group), files="fields",
-        )  # fmt: skip
-    return ""
-
-
-# ---- where the triplets are
-
-
-def _source_problems(choices: CalibrationChoices) -> list[Problem]:
-    if choices.kind == "layers":
-        return _layer_problems(choices)
-    if choices.kind == "table":
-        fault = _place_fault(choices.manifest, "table", file=True)
-        return [Problem(field="manifest", message=fault)] if fault else []
-    found = [(part, _place_fault(getattr(choices, part), _PLACES[part])) for part in parts_needed(choices)]
-    problems = [Problem(field=part, message=fault) for part, fault in found if fault]
-    try:
-        re.compile(choices.group)
-    except re.error as error:
-        message = f"{choices.group!r} is not a regular expression: {error}; write one such as (specimen\\d+)"
-        problems.append(Problem(field="group", message=message))
-    return problems
-
-
-def _place_fault(place: str, what: str, *, file: bool = False) -> str | None:
-    if not place.strip():
-        return f"choose the {what}"
-    path = Path(place).expanduser()
-    if file:
-        return None if path.is_file() else f"{path} does not exist; choose a CSV or TSV file"
-    if path.exists() or glob.has_magic(str(path)):
-        return None
-    return f"{path} does not exist; choose a folder, or a pattern such as low/*.tif"
-
-
-def _layer_problems(choices: CalibrationChoices) -> list[Problem]:
-    problems, sizes = [], {}
-    for part in parts_needed(choices):
-        source = choices.layers.get(part)
-        fault = _layer_fault(source, _PLACES[part])
-        if fault is None and source is not None:
-            sizes[part] = _field_count(source.shape)
-            if sizes[part] != sizes.get("degraded", sizes[part]):
-                fault = f"{source.name} has {sizes[part]} fields, the degraded layer {sizes['degraded']}; take as many"
-        if fault:
-            problems.append(Problem(field=part, message=fault))
-    try:
-        groups_of_text(choices.group, sizes.get("degraded", 0)) if "degraded" in sizes else None
-    except ValueError as error:
-        problems.append(Problem(field="group", message=str(error)))
-    return problems
-
-
-def _layer_fault(source: Source | None, what: str) -> str | None:
-    if source is None:
-        return f"choose the layer with the {what}"
-    if source.rgb:
-        return f"{source.name} is an RGB image and the network takes one channel; right-click it and Split RGB"
-    if len(source.shape) not in (2, 3):
-        return f"{source.name} has shape {source.shape}; take a layer of (fields, Y, X), or (Y, X) for one field"
-    return None
-
-
-def _field_count(shape: Sequence[int]) -> int:
-    return shape[0] if len(shape) == 3 else 1
-
-
-def _triplets(choices: CalibrationChoices, layers: Mapping[str, Any], cache: Cache | None) -> Triplets:
-    if choices.kind == "table":
-        return read_manifest(choices.manifest, cache=cache)
-    needed = parts_needed(choices)
-    if choices.kind == "folders":
-        places = {part: getattr(choices, part) for part in needed}
-        return read_triplets(**places, group=choices.group or None, cache=cache)
-    count = _field_count(layers["degraded"].shape)
-    groups = groups_of_text(choices.group, count)
-    return triplets_from_arrays(**{part: layers[part] for part in needed}, groups=groups)
+    """Say which specimens the names of the files give; see `specimens_chosen`."""
+    return specimens_chosen(choices, parts_needed(choices))
 
 
 # ---- models and words
@@ -326,7 +218,7 @@ def _mask_card(choice: str) -> tuple[ModelCard | None, str | None]:
     if is_words(choice):
         return None, None
     try:
-        return describe_bundle(choice).card, None
+        return describe_content(choice).card, None
     except (ValueError, OSError, MemoryError) as error:
         return None, str(error)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from napari_maskcal.bundle import Description, read_description
+from napari_maskcal.bundle import Content, Description, calibrated, read_content
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import GIVEN_RESTORER, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
@@ -154,14 +154,25 @@ def describe_bundle(choice: str) -> Description:
     Raises
     ------
     ValueError
-        See `read_description`.
+        See `napari_maskcal.bundle.read_description`.
+    """
+    return calibrated(describe_content(choice), model_path(choice, role="mask"))
+
+
+def describe_content(choice: str) -> Content:
+    """Return the card of a mask model, and its certificate if it has one; the file is read as for `describe_bundle`.
+
+    Raises
+    ------
+    ValueError
+        See `read_content`.
     """
     if is_words(choice):
         raise ValueError(
             f"mask model {choice!r} has no certificate yet; calibrate it, and choose the .maskcal file that this writes"
         )
     path = model_path(choice, role="mask")
-    return _read_description(path, _state(path))
+    return _read_content(path, _state(path))
 
 
 def in_own_words(text: str, *, grouped: bool) -> str:
@@ -299,8 +310,8 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=16)
-def _read_description(path: Path, state: tuple[int, int]) -> Description:
-    return read_description(path)
+def _read_content(path: Path, state: tuple[int, int]) -> Content:
+    return read_content(path)
 
 
 @lru_cache(maxsize=16)

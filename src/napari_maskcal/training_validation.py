@@ -1,0 +1,235 @@
+"""What a mask network is judged by while it trains: how much it masks at the promise that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold, walk
+from napari_maskcal.calibrate.guarantee import marginal_rank
+from napari_maskcal.calibrate.threshold import is_exact, threshold_curve
+from napari_maskcal.mask.recipe import Validation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from napari_maskcal.distance.registry import Distance
+    from napari_maskcal.mask.network import MaskNetwork
+    from napari_maskcal.mask.recipe import TrainingField
+    from napari_maskcal.training_plan import TrainingPlan
+
+    Map = NDArray[Any]
+
+PERCENTILES = (30, 60, 80)  # of the distances: what networks are judged at where no tolerance is asked for
+MOST_PIXELS = 2**24  # that are looked at in each validation
+_SHOWN = 75  # percentile of the distances of the field that previews show
+_LARGEST_TILE_PX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Preview:
+    """One validation field, in normalised intensities, as the network of the moment masks it.
+
+    `degraded` may be coarser; the others are (Y, X) on the restored grid.
+    """
+
+    name: str
+    degraded: NDArray[np.float32]
+    restored: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    uncertain: NDArray[np.bool_]
+
+
+def masked_share_figure(
+    uncertainties: Sequence[Map],
+    restored: Sequence[Map],
+    truths: Sequence[Map],
+    distance: Distance,
+    tolerances: Sequence[float],
+    *,
+    confidence: float,
+) -> float:
+    """Return the mean share of pixels that a binary mask marks, at the threshold that these very fields give.
+
+    Parameters
+    ----------
+    uncertainties, restored, truths
+        Of each field, (Y, X), or (C, Y, X) of the images.
+    distance, tolerances
+        See `image_threshold`; the figure is the mean over the tolerances.
+    confidence
+        The threshold is the k-th smallest of the fields' own, with the rank of `conformal_threshold`; where there are
+        too few fields for a rank, the smallest.
+    """
+    return _judge(uncertainties, restored, truths, distance, tolerances, confidence)[0]
+
+
+def _judge(
+    uncertainties: Sequence[Map],
+    restored: Sequence[Map],
+    truths: Sequence[Map],
+    distance: Distance,
+    tolerances: Sequence[float],
+    confidence: float,
+) -> tuple[float, list[float]]:
+    """Return the figure, and the threshold at each tolerance."""
+    of_fields = _image_thresholds(uncertainties, restored, truths, distance, tolerances)
+    rank = max(1, marginal_rank(len(uncertainties), confidence))
+    thresholds = [float(t) for t in np.sort(of_fields, axis=0)[rank - 1]]
+    return float(np.mean([(u > threshold).mean() for u in uncertainties for threshold in thresholds])), thresholds
+
+
+def _image_thresholds(
+    uncertainties: Sequence[Map],
+    restored: Sequence[Map],
+    truths: Sequence[Map],
+    distance: Distance,
+    tolerances: Sequence[float],
+) -> NDArray[np.float64]:
+    """Return (fields, tolerances), from one sort or one walk of each field."""
+    fields = list(zip(uncertainties, restored, truths, strict=True))
+    if is_exact(distance):
+        curves = [threshold_curve(*field, distance=distance, tolerances=tolerances, mask="binary") for field in fields]
+        return np.array(curves)
+    named = ((f"field {i}", *field) for i, field in enumerate(fields))
+    walked = np.array(list(walk(named, distance, mask="binary", stop_above=max(tolerances))))
+    return np.stack([prefix_threshold(walked, THRESHOLD_GRID, t) for t in tolerances], axis=1)
+
+
+def judged_tolerances(
+    distances: NDArray[np.float64], *, tolerance: float | None, confidence: float
+) -> tuple[tuple[float, ...], str]:
+    """Return the tolerances that networks are judged at, and why they are not the one that was asked for, if so.
+
+    Raises
+    ------
+    ValueError
+        If no field is wrong at all.
+    """
+    if not (distances > 0).any():
+        raise ValueError("the restored validation images are their truths: there is no error to learn")
+    spread = tuple(float(t) for t in np.percentile(distances[distances > 0], PERCENTILES))
+    if tolerance is None:
+        return spread, ""
+    rank = max(1, marginal_rank(len(distances), confidence))
+    if np.count_nonzero(distances > tolerance) >= rank:
+        return (tolerance,), ""
+    told = ", ".join(f"{t:.3g}" for t in spread)
+    return spread, (
+        f"at the tolerance {tolerance:g} nothing need be masked in {100 * confidence:g} % of the validation fields; "
+        f"networks are compared at {told} instead"
+    )
+
+
+class Judge:
+    """Judges networks on the validation fields of a plan; made once, called at each validation.
+
+    Attributes
+    ----------
+    fields
+        At most `MOST_PIXELS` of them.
+    tolerances, remark
+        See `judged_tolerances`.
+    """
+
+    def __init__(self, plan: TrainingPlan, fields: Sequence[TrainingField]) -> None:
+        self.plan, self.fields = plan, thinned(fields)
+        self.restored = [field.restored[0] for field in self.fields]
+        self.truths = [field.truth[0] for field in self.fields]
+        self._distances = np.array(
+            [_distance(plan.distance, *images) for images in zip(self.restored, self.truths, strict=True)]
+        )
+        self.tolerances, self.remark = judged_tolerances(
+            self._distances, tolerance=plan.tolerance, confidence=plan.confidence
+        )
+        wanted = np.percentile(self._distances, _SHOWN)
+        self._shown = int(np.abs(self._distances - wanted).argmin())
+
+    def __call__(self, network: MaskNetwork) -> Validation:
+        """Return what a network in training masks, used as it will be used."""
+        share, thresholds, maps = self._judged(as_used(network, power=self.plan.power))
+        threshold = thresholds[len(thresholds) // 2]
+        shown = self.fields[self._shown]
+        preview = Preview(
+            name=shown.name, degraded=shown.degraded[0], restored=shown.restored[0], truth=shown.truth[0],
+            uncertain=maps[self._shown] > threshold,
+        )  # fmt: skip
+        return Validation(masked_share=share, preview=preview)
+
+    def share(self, module: nn.Module) -> float:
+        """Return what any other uncertainty masks."""
+        return self._judged(module)[0]
+
+    def _judged(self, module: nn.Module) -> tuple[float, list[float], list[Map]]:
+        maps = [uncertainty_map(module, field.degraded[0], field.restored[0]) for field in self.fields]
+        share, thresholds = _judge(
+            maps, self.restored, self.truths, self.plan.distance, self.tolerances, self.plan.confidence
+        )
+        return share, thresholds, maps
+
+
+def thinned(fields: Sequence[TrainingField], most_pixels: int = MOST_PIXELS) -> list[TrainingField]:
+    """Return as many fields as have `most_pixels` together, at least one, of each group in turn."""
+    turns: dict[str, int] = {}
+    ranked = []
+    for place, field in enumerate(fields):
+        turn = turns[field.group] = turns.get(field.group, -1) + 1
+        ranked.append((turn, place))
+    chosen: list[int] = []
+    pixels = 0
+    for _, place in sorted(ranked):
+        pixels += fields[place].restored.size
+        if chosen and pixels > most_pixels:
+            break
+        chosen.append(place)
+    return [fields[place] for place in sorted(chosen)]
+
+
+def as_used(network: MaskNetwork, *, power: float | None) -> nn.Module:
+    """Return the network as it goes into the bundle: inside an error budget of that power; None: bare."""
+    if power is None:
+        return network
+    import torch
+
+    from napari_maskcal.mask.budget import ErrorBudget
+
+    with torch.device("meta"):  # a stand-in without weights, whose place the network takes
+        budget = ErrorBudget(network.spec, power=power)
+    budget.of = network
+    return budget.requires_grad_(False).eval()
+
+
+def uncertainty_map(module: nn.Module, degraded: Map, restored: Map) -> NDArray[np.float32]:
+    """Return the uncertainty of a (Y, X) plane, of any size, on the device that the module is on."""
+    import torch
+
+    from napari_maskcal.restore.engine import exact_float32
+    from napari_maskcal.restore.tiles import plan_tiles
+
+    geometry: Any = module
+    factor = restored.shape[0] // degraded.shape[0]
+    fine = degraded if factor == 1 else degraded.repeat(factor, axis=0).repeat(factor, axis=1)
+    plan = plan_tiles(
+        (restored.shape[0], restored.shape[1]), max_tile_px=_LARGEST_TILE_PX, halo_px=geometry.halo_px,
+        stride_px=geometry.stride_px,
+    )  # fmt: skip
+    padding = [(0, padded - n) for padded, n in zip(plan.padded_shape, restored.shape, strict=True)]
+    images = [np.pad(image, padding, mode="reflect")[None, None] for image in (fine, restored)]
+    weight = next(module.parameters(), torch.empty(0))
+    out = np.empty(plan.padded_shape, np.float32)
+    with torch.inference_mode(), exact_float32(weight.device):
+        for tile in plan.tiles:
+            inputs = (torch.from_numpy(image[..., tile.read[0], tile.read[1]]).to(weight.device) for image in images)
+            out[tile.target()] = module(*inputs).cpu().numpy()[0, 0][tile.keep()]
+    return out[: restored.shape[0], : restored.shape[1]]
+
+
+def _distance(distance: Distance, restored: Map, truth: Map) -> float:
+    """Return how far a whole restored image is from its truth."""
+    trust = np.ones((1, *restored.shape))
+    return float(distance.between(trust, restored[None], truth[None])[0])

@@ -16,7 +16,7 @@ MANIFEST = Path(napari_maskcal.__file__).parent / "napari.yaml"
 def test_every_command_of_the_manifest_exists_and_has_the_plugins_prefix():
     manifest = PluginManifest.from_file(MANIFEST)
     assert manifest.name == "napari-maskcal"
-    assert len(manifest.contributions.commands) == 3
+    assert len(manifest.contributions.commands) == 4
     for command in manifest.contributions.commands:
         assert command.id.startswith("napari-maskcal.")
         assert callable(command.python_name and _resolve(command.python_name))
@@ -47,6 +47,9 @@ assert "matplotlib" not in sys.modules, "before there is anything to plot"
 viewer.window.add_plugin_dock_widget("napari-maskcal", "Calibrate")
 assert "torch" not in sys.modules, "with the dock that calibrates"
 assert "matplotlib" not in sys.modules, "with the dock that calibrates"
+viewer.window.add_plugin_dock_widget("napari-maskcal", "Train a mask model")
+assert "torch" not in sys.modules, "with the dock that trains"
+assert "matplotlib" not in sys.modules, "with the dock that trains"
 import torch
 assert "torch" in sys.modules
 viewer.close()

@@ -4,21 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from napari.utils import progress
-from qtpy.QtCore import QEvent, Qt, Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
+from napari_maskcal._widgets.activity import Activity
 from napari_maskcal._widgets.calibration_form import CalibrationForm
 from napari_maskcal._widgets.calibration_layers import FieldLayers
 from napari_maskcal._widgets.calibration_result import ResultPage
 from napari_maskcal._widgets.calibration_table import FaultsTable, FieldsTable
 from napari_maskcal._widgets.calibration_work import Calibrated, calibration_events, field_events, save_events
+from napari_maskcal._widgets.docked import Docked
 from napari_maskcal._widgets.fields import ProgressLine, one_line, set_exactly, wrapped_label
-from napari_maskcal._widgets.layers import full_resolution
+from napari_maskcal._widgets.layers import arrays_of
+from napari_maskcal._widgets.pages import scrolled, stacked
+from napari_maskcal._widgets.places import ask_where_to_save
 from napari_maskcal._widgets.runner import Runner
 from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.read.faults import Fault, FaultyTriplets
-from napari_maskcal.read.image import from_array
 from napari_maskcal.restore.events import Cancelled, Done, Event, Failed, FieldMeasured, FieldSurveyed, Warned
 from napari_maskcal.review.calibration_request import CalibrationRequest, resolve_calibration
 from napari_maskcal.review.exploration import Answer
@@ -28,7 +30,7 @@ _SUFFIX = ".maskcal"
 _CHOOSE, _PROMISE, _FIELDS, _FAULTS = range(4)
 
 
-class CalibrationDock(QWidget):
+class CalibrationDock(Docked, QWidget):
     """Measures how far restored images are from their truth, and promises how far they will be.
 
     Emits `measureFinished` with a measurement's last event (the result of `Done` is a `Calibrated`), `fieldShown`
@@ -46,8 +48,7 @@ class CalibrationDock(QWidget):
         self.page = ResultPage(napari_viewer.theme)
         self.field_layers = FieldLayers(napari_viewer)
         self.fields_table, self.faults_table = FieldsTable(), FaultsTable()
-        self._activity: Any = None
-        self._docked = False
+        self.activity = Activity()
         self._layers_changed = self._changed_under_way = self._outdated = False
         self._watched: list[Any] = []
         self._wanted: int | None = None  # the field that was clicked while another was on its way
@@ -79,8 +80,8 @@ class CalibrationDock(QWidget):
     def _lay_out(self) -> None:
         self.progress, self.message, self.hint = ProgressLine(), wrapped_label(), wrapped_label()
         self.tabs = QTabWidget()
-        self.tabs.addTab(_scrolled(self.form), "Choose")
-        self.tabs.addTab(_scrolled(self.page), "Promise")
+        self.tabs.addTab(scrolled(self.form), "Choose")
+        self.tabs.addTab(scrolled(self.page), "Promise")
         self.tabs.addTab(self._fields_page(), "Fields")
         self.tabs.addTab(self._faults_page(), "Faults")
         self.tabs.setTabVisible(_FAULTS, False)
@@ -98,11 +99,11 @@ class CalibrationDock(QWidget):
 
     def _fields_page(self) -> QWidget:
         self.looking_at = wrapped_label("Click a field to see it with its mask.")
-        return _stacked(self.looking_at, self.fields_table)
+        return stacked(self.looking_at, self.fields_table)
 
     def _faults_page(self) -> QWidget:
         self.faults_head = wrapped_label()
-        return _stacked(self.faults_head, self.faults_table, self.copy_button)
+        return stacked(self.faults_head, self.faults_table, self.copy_button)
 
     def _connect(self) -> None:
         self.measure_button.clicked.connect(self.measure)
@@ -165,11 +166,7 @@ class CalibrationDock(QWidget):
         self._changed_under_way = False
         for layer in self._watched:
             layer.events.data.connect(self._note_change)
-        return {
-            part: from_array(full_resolution(layer), axes="TYX"[-layer.ndim :], name=layer.name)
-            for part, layer in chosen.items()
-            if layer is not None
-        }
+        return arrays_of(chosen)
 
     def _note_change(self, *_: Any) -> None:
         """Remember that the pixels are others than those that were measured."""
@@ -194,12 +191,11 @@ class CalibrationDock(QWidget):
                 self._show_failure(error)
 
     def _count(self, unit: str, done: int, total: int) -> None:
-        if done == 1 or self._activity is None:
-            self._close_activity()
+        if done == 1 or not self.activity.open:
             self.progress.start(total, unit)
-            self._activity = progress(total=total, desc="Mask Calibration")
+            self.activity.start(total)
         self.progress.update_to(done, total)
-        self._activity.update(done - self._activity.n)
+        self.activity.update_to(done)
 
     def _show_result(self, result: Calibrated) -> None:
         self._layers_changed = self._changed_under_way
@@ -233,14 +229,9 @@ class CalibrationDock(QWidget):
 
     def _measured(self, last: Event | None) -> None:
         self.progress.stop()
-        self._close_activity()
+        self.activity.close()
         self._choices_changed()
         self.measureFinished.emit(last)
-
-    def _close_activity(self) -> None:
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
 
     # ---- what is said
 
@@ -342,11 +333,8 @@ class CalibrationDock(QWidget):
     # ---- saving
 
     def _ask_where(self) -> None:
-        dialog = QFileDialog(self, "Save the mask model", "", f"Mask model (*{_SUFFIX})")
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setDefaultSuffix(_SUFFIX[1:])  # added before it asks whether a file may be replaced
-        if dialog.exec():
-            self.save(Path(dialog.selectedFiles()[0]))
+        if chosen := ask_where_to_save(self, "Save the mask model", f"Mask model (*{_SUFFIX})"):
+            self.save(Path(chosen))
 
     def save(self, path: Path) -> None:
         """Write a bundle that Review opens; an existing file is replaced only by a complete one."""
@@ -370,45 +358,16 @@ class CalibrationDock(QWidget):
 
     # ---- going away
 
-    def changeEvent(self, event: QEvent | None) -> None:
-        """Notice that napari has closed the dock: it keeps the widget, without a parent."""
-        super().changeEvent(event)
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self._docked and self.parent() is None:
-                self._let_go()
-            self._docked = self.parent() is not None
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Stop what goes on, and listen to the viewer no more."""
         for runner in (self.runner, self.shower, self.saver):
             runner.abandon()
-        self._close_activity()
+        self.activity.close()
         self.page.later.stop()
         self.form.release_viewer()
         self.viewer.events.theme.disconnect(self._theme_changed)
         for layer in self._watched:
             layer.events.data.disconnect(self._note_change)
-
-
-def _scrolled(inside: QWidget) -> QScrollArea:
-    scroll = QScrollArea()
-    scroll.setWidgetResizable(True)
-    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    page = QWidget()
-    column = QVBoxLayout(page)
-    column.setContentsMargins(4, 4, 4, 4)
-    column.addWidget(inside)
-    column.addStretch(1)
-    scroll.setWidget(page)
-    return scroll
-
-
-def _stacked(*widgets: QWidget) -> QWidget:
-    page = QWidget()
-    column = QVBoxLayout(page)
-    for widget in widgets:
-        column.addWidget(widget)
-    return page
 
 
 def _in_own_words(fault: Fault, *, grouped: bool) -> Fault:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_maskcal._widgets.calibration_controls import Later, PromiseControls
+from napari_maskcal._widgets.calibration_controls import PromiseControls
 from napari_maskcal._widgets.calibration_work import Calibrated, pins_of
 from napari_maskcal._widgets.fields import wrapped_label
+from napari_maskcal._widgets.later import Later
 from napari_maskcal.calibrate.certificate import Certificate, Pin
 from napari_maskcal.calibrate.promise import Promise
 from napari_maskcal.review.calibration_request import CalibrationChoices

@@ -17,6 +17,16 @@ from napari_maskcal.settings import Parameter
 # The text keeps the theme's own colour: none has a contrast of 4.5 on napari's dark and on its light ground alike.
 _FAULT_STYLE = "font-weight: bold; border-left: 4px solid #D55E00; padding-left: 6px;"
 
+_DISTANCES = {
+    "mean absolute error (L1)": "l1",
+    "root mean square error (L2)": "l2",
+    "largest error of a pixel (L∞)": "linf",
+    "largest error after a blur of 2 px": "linf-blur2",
+    "structure: 1 − SSIM": "ssim",
+    "perceived: LPIPS": "lpips",
+}
+_DECIMALS, _LARGEST = 5, 1e9  # of numbers whose unit is the image's
+
 
 class Field:
     """A row of a form, and below it a line that says what is wrong with its value."""
@@ -67,6 +77,16 @@ def set_exactly(widget: Any, value: float) -> None:
     widget.native.setDecimals(max(widget.native.decimals(), digits))
     widget.max = max(widget.max, value)
     widget.value = value
+
+
+def unbounded_widget(parameter: Parameter, value: float) -> Any:
+    """Return a field for a number whose unit is the image's, so that it may be of any size."""
+    widget = parameter_widget(parameter, 0.0)
+    widget.max = _LARGEST
+    widget.native.setDecimals(_DECIMALS)
+    if value:
+        set_exactly(widget, value)
+    return widget
 
 
 def whole_number_box(parameter: Parameter, *, smallest: str, largest: int = 2**31 - 1) -> QSpinBox:
@@ -128,6 +148,25 @@ class ModelChooser(QComboBox):
             self.valueChanged.emit(self._value)
 
 
+class DistanceChooser(QComboBox):
+    """The distances that this package brings, by what they measure; the name of another can be typed."""
+
+    valueChanged = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setEditable(True)
+        for title, name in _DISTANCES.items():
+            self.addItem(title, name)
+        keep_narrow(self)
+        self.currentTextChanged.connect(lambda _: self.valueChanged.emit(self.value()))
+
+    def value(self) -> str:
+        """Return the name behind a title, or what was typed."""
+        text = self.currentText().strip()
+        return _DISTANCES.get(text, text)
+
+
 class DeviceChooser(QComboBox):
     """The devices that are likely here; another can be typed."""
 
@@ -167,8 +206,14 @@ class ProgressLine(QWidget):
         """The line under the bar."""
         return self._text.text()
 
+    @property
+    def unit(self) -> str:
+        """What is counted; empty while nothing is."""
+        return self._unit
+
     def wait(self, text: str) -> None:
         """Show that something goes on whose length is not known."""
+        self._unit = ""
         self._bar.setRange(0, 0)
         self._text.setText(text)
         self.show()
@@ -180,11 +225,12 @@ class ProgressLine(QWidget):
         self._bar.setValue(0)
         self._text.setText(f"{unit} 0 of {total}")
 
-    def update_to(self, done: int, total: int) -> None:
-        """Show how many are done and how long the rest will take."""
+    def update_to(self, done: int, total: int, *, left: float | None = None) -> None:
+        """Show how many are done and how long the rest will take; None: in proportion to what is done."""
         self._bar.setRange(0, total)
         self._bar.setValue(done)
-        left = (time.monotonic() - self._since) * (total - done) / max(done, 1)
+        if left is None:
+            left = (time.monotonic() - self._since) * (total - done) / max(done, 1)
         self._text.setText(f"{self._unit} {done} of {total}, about {_duration(left)} left")
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """Between napari layers and this package's images: what goes in, and where results lie."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,15 @@ def image_of(layer: ImageLayer, axes: str) -> Image:
         units=tuple(str(unit) for unit in layer.units),
         name=layer.name,
     )
+
+
+def arrays_of(layers: Mapping[str, ImageLayer | None]) -> dict[str, Image]:
+    """Return the pixels of layers of (fields, Y, X) or (Y, X), for a thread that must not see the layers."""
+    return {
+        part: from_array(full_resolution(layer), axes="TYX"[-layer.ndim :], name=layer.name)
+        for part, layer in layers.items()
+        if layer is not None
+    }
 
 
 def view_point(viewer: Any, layer: Layer) -> tuple[float, ...]:

@@ -16,6 +16,14 @@ GROUP_RULES: Mapping[str, str] = {
 _OWN_RULE = "a pattern …"
 
 
+def ask_where_to_save(parent: QWidget, title: str, pattern: str, start: str = "") -> str:
+    """Return the file that the user chooses, with the suffix of `pattern`; empty if none."""
+    dialog = QFileDialog(parent, title, start, pattern)
+    dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+    dialog.setDefaultSuffix(pattern.rpartition("*.")[2].rstrip(")"))  # added before it asks about replacing a file
+    return str(dialog.selectedFiles()[0]) if dialog.exec() else ""
+
+
 class PlaceLine(QLineEdit):
     """A line for a path, on which a folder or file can be dropped."""
 
@@ -68,6 +76,18 @@ class PlaceChooser(QWidget):
         else:
             chosen = QFileDialog.getExistingDirectory(self, self._title, self.value())
         if chosen:
+            self.setValue(chosen)
+
+
+class SaveChooser(PlaceChooser):
+    """A file that is to be written: typed, or chosen in a dialog, which asks before one may be replaced."""
+
+    def __init__(self, title: str, *, pattern: str) -> None:
+        super().__init__(title, pattern=pattern)
+        self.line.setPlaceholderText("file to write")
+
+    def _ask(self) -> None:
+        if chosen := ask_where_to_save(self, self._title, self._pattern, self.value()):
             self.setValue(chosen)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import napari
 from napari.layers import Image as ImageLayer
-from napari.utils import progress
-from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
+from napari_maskcal._widgets.activity import Activity
+from napari_maskcal._widgets.docked import Docked
 from napari_maskcal._widgets.fields import ProgressLine, one_line, wrapped_label
 from napari_maskcal._widgets.layers import image_of, plane_at, view_point, visible_plane
 from napari_maskcal._widgets.results import Results
@@ -36,7 +37,7 @@ from napari_maskcal.review.request import Choices, Part, Request, resolve
 MakeEvents = Callable[[CancelToken], Iterator[Event]]
 
 
-class ReviewDock(ReviewForm):
+class ReviewDock(Docked, ReviewForm):
     """Runs a restorer and a mask model on the active layer and draws the uncertain regions over it.
 
     Emits `runFinished` with the run's last event: `Done`, `Cancelled` or `Failed`.
@@ -53,8 +54,7 @@ class ReviewDock(ReviewForm):
         self._drawing = False
         self._changed_under_way = False
         self._warnings: list[str] = []
-        self._activity: Any = None
-        self._docked = False
+        self.activity = Activity()
         self.runner = Runner(self)
         self.runner.happened.connect(self._take)
         self.runner.ended.connect(self._finished)
@@ -173,10 +173,10 @@ class ReviewDock(ReviewForm):
         match event:
             case Started(tiles=tiles):
                 self.progress.start(tiles)
-                self._activity = progress(total=tiles, desc="Mask Calibration")
+                self.activity.start(tiles)
             case TileDone(done=done, total=total):
                 self.progress.update_to(done, total)
-                self._activity.update(done - self._activity.n)
+                self.activity.update_to(done)
             case PlaneReviewed():
                 self._draw(event)
             case Warned(message=message):
@@ -225,9 +225,7 @@ class ReviewDock(ReviewForm):
             for layer in (self._under_way[0], *self._beside):
                 layer.events.data.disconnect(self._note_change)
         self.progress.stop()
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
+        self.activity.close()
         self._show_state()
         self._show_share()
         self.runFinished.emit(last)
@@ -291,23 +289,13 @@ class ReviewDock(ReviewForm):
 
     # ---- going away
 
-    def changeEvent(self, event: QEvent | None) -> None:
-        """Notice that napari has closed the dock: it keeps the widget, without a parent."""
-        super().changeEvent(event)
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self._docked and self.parent() is None:
-                self._let_go()
-            self._docked = self.parent() is not None
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Stop the run, mark what it drew as partial, and listen to the viewer no more."""
         running = self.runner.running
         self.runner.abandon()
         if running and self._drawing and self.results is not None:
             self.results.finish(self.results.review)
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
+        self.activity.close()
         self.release_viewer()
         self.viewer.dims.events.point.disconnect(self._show_share)
         self.viewer.layers.events.removed.disconnect(self._show_what_is_left)

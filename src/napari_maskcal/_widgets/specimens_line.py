@@ -1,23 +1,26 @@
 """The line that says which specimens the chosen files give, before any of them is opened."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from qtpy.QtCore import QObject, QTimer
 
 from napari_maskcal._widgets.fields import one_line, wrapped_label
 from napari_maskcal._widgets.runner import Runner
 from napari_maskcal.restore.events import Done, Event, Failed
-from napari_maskcal.review.calibration_request import CalibrationChoices, preview_groups
 
 _AFTER_MS = 400
 
 
 class SpecimensLine(QObject):
-    """Lists the files in a thread, a moment after it was last asked: a network drive may take its time."""
+    """Lists the files in a thread, a moment after it was last asked: a network drive may take its time.
 
-    def __init__(self, parent: QObject, choices: Callable[[], CalibrationChoices]) -> None:
+    `choices` are taken on the GUI thread, and what they give is `told` in the other.
+    """
+
+    def __init__(self, parent: QObject, choices: Callable[[], Any], told: Callable[[Any], str]) -> None:
         super().__init__(parent)
-        self._choices = choices
+        self._choices, self._told = choices, told
         self.label = wrapped_label()  # a row of its own: inside another widget its second line would be cut off
         self.runner = Runner(self)
         self.runner.ended.connect(self._show)
@@ -46,7 +49,7 @@ class SpecimensLine(QObject):
             self._timer.start()
             return
         choices = self._choices()
-        self.runner.start(lambda _: _previewed(choices))
+        self.runner.start(lambda _: _previewed(self._told, choices))
 
     def _show(self, event: Event | None) -> None:
         told = one_line(event.error) if isinstance(event, Failed) else ""
@@ -54,8 +57,8 @@ class SpecimensLine(QObject):
         self.label.setVisible(bool(self.text))
 
 
-def _previewed(choices: CalibrationChoices) -> Iterator[Event]:
+def _previewed(told: Callable[[Any], str], choices: Any) -> Iterator[Event]:
     try:
-        yield Done(result=preview_groups(choices))
+        yield Done(result=told(choices))
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)

@@ -537,6 +537,40 @@ def test_fields_that_were_calibrated_on_are_refused_by_name(calibrate, evaluate,
     assert "report" not in names_in(tmp_path)
 
 
+def test_other_uncertainties_are_compared_in_every_form_of_the_report(calibrate, evaluate, new, tmp_path):
+    calibrate()
+    write_pairs(new, range(26, 32))
+    ended = evaluate("--against", "residual:1", "--against", "constant")
+    assert (ended.code, ended.err) == (0, "")
+    assert names_in(tmp_path / "report") == ["comparison.csv", "evaluation.json", "fields.csv", "report.html"]
+    rows = json.loads((tmp_path / "report" / "evaluation.json").read_text(encoding="utf-8"))["comparison"]["rows"]
+    names = ["residual, mean over 9 × 9 pixels", "residual, mean over 1 × 1 pixels", "the same everywhere", "opt"]
+    assert [row["method"] for row in rows] == names
+    assert rows[3]["masked_share"] < min(row["masked_share"] for row in rows[:3])
+    assert rows[2]["correlation"] is None
+    for name in names:
+        assert any(line.startswith(f"{name}  ") for line in ended.out.splitlines())
+    plain = evaluate(out=tmp_path / "plain")  # what is evaluated is the smoothed residual itself
+    assert "uncertainties" not in plain.out
+    assert names_in(tmp_path / "plain") == ["evaluation.json", "fields.csv", "report.html"]
+
+
+def test_what_cannot_be_compared_is_said_before_the_work(calibrate, evaluate, monkeypatch, tmp_path):
+    calibrate()
+    few = evaluate("--against", "residual:1")
+    assert few.code == 0
+    assert "Not compared with other uncertainties: 6 held-out groups are too few" in few.out
+    assert "Not compared" not in evaluate("--against", "none", out=tmp_path / "none").out
+    no_work(monkeypatch)
+    failed(evaluate("--against", "/nowhere.maskcal", out=tmp_path / "x"), "/nowhere.maskcal does not exist")
+    failed(evaluate("--against", "residual:4", out=tmp_path / "x"), "the residual's window is 4 pixels")
+    failed(evaluate("--against", "given", out=tmp_path / "x"), "makes no map itself, and 6 triplets, the first mouse20")
+    wrong = evaluate("--against", "none", "--against", "constant", out=tmp_path / "x")
+    assert wrong.code == 2
+    assert "--against none is for no comparison; leave the others out" in wrong.err
+    assert "x" not in names_in(tmp_path)
+
+
 def test_an_exploration_is_marked_in_the_report(calibrate, evaluate, tmp_path):
     calibrate()
     ended = evaluate("--tolerance", 0.09, "--confidence", 0.8)
@@ -571,7 +605,8 @@ def test_an_interrupted_evaluation_leaves_nothing(calibrate, evaluate, tmp_path,
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    name = {"survey": "napari_maskcal.evaluation.survey_plan", "field": "napari_maskcal.evaluation.image_threshold",
+    name = {"survey": "napari_maskcal.evaluation.survey_plan",
+            "field": "napari_maskcal.evaluation_against.image_threshold",
             "write": "napari_maskcal.review.evaluation_report.report_html"}[where]  # fmt: skip
     monkeypatch.setattr(name, interrupted)
     stopped(evaluate())

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from scipy.stats import betabinom, binom, spearmanr, t
 
+from napari_maskcal.calibrate import image_threshold
+from napari_maskcal.calibrate.comparison import candidates, compare, opt_shares
 from napari_maskcal.calibration import calibrate
 from napari_maskcal.evaluation import evaluate
-from napari_maskcal.mask.untrained import given_mask
-from napari_maskcal.models import GIVEN_RESTORER, matched
+from napari_maskcal.mask.untrained import given_mask, residual_mask
+from napari_maskcal.models import GIVEN_RESTORER, MaskModel, load_mask_model, matched
+from napari_maskcal.read.facts import content_hash
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.triplets import triplets_from_arrays
 from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
+from napari_maskcal.review.comparison_table import comparison_words
 from napari_maskcal.review.evaluation_words import conclusion, notes
 from napari_maskcal.review.held_out import chance_of_as_few, kept_over_confidence, masked_over_tolerance
 
@@ -383,3 +387,154 @@ def test_progress_is_told_and_a_stop_leaves_nothing(promise):
     cancel = CancelToken()
     with pytest.raises(InterruptedError, match="stopped; nothing was written"):
         held_out(promise, new, cancel=cancel, on_event=lambda event: cancel.cancel())
+
+
+# ---- beside other uncertainties
+
+
+def noisy(count: int, *, seed: int = 5, groups: list[str] | None = None) -> Triplets:
+    """Fields whose error is as large as the map that comes with them says, and hardly to be seen in the residual."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(100, 200, (count, SIZE, SIZE))
+    maps = rng.gamma(1, 4, truth.shape) + 0.1
+    restored = truth + maps * rng.normal(size=truth.shape) * rng.lognormal(0, 0.4, (count, 1, 1))
+    degraded = np.round(restored + rng.normal(0, 20, truth.shape)).clip(0)
+    return triplets_from_arrays(
+        degraded.astype(np.uint16), truth, restored=restored, uncertainty=maps.astype(np.float32), groups=groups
+    )
+
+
+def without_maps(triplets: Triplets) -> Triplets:
+    return replace(triplets, items=tuple(replace(item, uncertainty=None) for item in triplets.items))
+
+
+def others(*words: str) -> list[MaskModel]:
+    return [load_mask_model(word, matched(GIVEN_RESTORER, MASK)) for word in words]
+
+
+BARE, THIRD, SMOOTH = (f"residual, mean over {n} × {n} pixels" for n in (1, 3, 9))
+
+
+@pytest.mark.parametrize("mask", ["binary", "soft"])
+def test_uncertainties_are_compared_as_on_the_arrays_themselves(mask):
+    promise, new = certificate(mask=mask), noisy(20)
+    evaluation = held_out(promise, new, against=others("residual:1", "residual:3"))
+    table = evaluation.beside
+    assert (table.splits, table.why_not) == (200, "")
+    assert [row.method for row in table.rows] == ["a ramp", BARE, THIRD, "opt"]
+    assert {(row.tolerance, row.confidence) for row in table.rows} == {(2.0, 0.9)}
+    names = ("uncertainty", "restored", "truth")
+    maps, restored, truths = ([item.parts()[name].read() for item in new] for name in names)
+    (own,) = candidates("a ramp", maps, restored, truths, "l1", [2.0], mask=mask)
+    distances = np.array([one.distance for one in evaluation.fields])
+    expected = compare(own, groups=[item.group for item in new], distances=distances, confidence=0.9, n_calibration=9)
+    for name, value in asdict(table.rows[0]).items():
+        assert value == (value if name == "method" else pytest.approx(asdict(expected)[name], rel=1e-3))
+    ours, bare, smooth, opt = (row.masked_share for row in table.rows)
+    assert opt == pytest.approx(opt_shares(restored, truths, "l1", [2.0])[0].mean(), rel=1e-6)
+    assert opt < ours < min(bare, smooth) - 0.02
+
+
+def test_fields_are_asked_at_their_own_threshold_and_half_of_them_calibrate():
+    promise, new = certificate(), noisy(12)
+    evaluation = held_out(promise, new)
+    for one, item in zip(evaluation.fields, new, strict=True):
+        images = (item.parts()[name].read() for name in ("uncertainty", "restored", "truth"))
+        assert one.threshold == image_threshold(*images, "l1", 2.0, "binary")
+    assert [row.method for row in evaluation.beside.rows] == ["a ramp", SMOOTH, "opt"]
+    assert [(row.n_calibration, row.n_test) for row in evaluation.beside.rows] == [(9, 3), (9, 3), (0, 12)]
+
+
+def test_the_smoothed_residual_is_the_bar_unless_it_is_what_is_evaluated():
+    residual, new = residual_mask(GIVEN_RESTORER), noisy(12)
+    bare = without_maps(new)
+    promise = calibrate(without_maps(noisy(10, seed=6)), residual, tolerance=2.0, intensity="raw", device="cpu")
+
+    def methods(triplets: Triplets, **options: Any) -> list[str] | None:
+        beside = evaluate(triplets, residual, certificate=promise, device="cpu", **options).beside
+        return beside and [row.method for row in beside.rows]
+
+    assert methods(bare) is None
+    assert methods(bare, against=others("residual", "residual:1")) == [SMOOTH, BARE, "opt"]
+    # Maps that come with the images can be compared too, though the network makes its own.
+    assert methods(new, against=[MASK]) == [SMOOTH, "a ramp", "opt"]
+    with pytest.raises(ValueError, match=r"a ramp makes no map itself, and 12 triplets, the first field 0, bring none"):
+        methods(bare, against=[MASK])
+    with pytest.raises(ValueError, match="comes with an uncertainty map"):
+        methods(new, against=others("residual:1"))
+
+
+def test_nothing_is_compared_where_nothing_is_wanted_or_groups_are_too_few(monkeypatch):
+    promise = certificate()
+    assert held_out(promise, noisy(12), against=[]).beside is None
+    monkeypatch.setattr("napari_maskcal.evaluation.rivals", lambda *_: pytest.fail("they were compared"))
+    few = held_out(promise, noisy(9))
+    assert few.beside.rows == ()
+    assert few.beside.why_not.startswith("9 held-out groups are too few to compare at a confidence of 0.9: 9 have to")
+    assert few.coverage.of == 9  # the rest comes
+
+
+def test_who_was_trained_on_a_held_out_specimen_is_not_compared():
+    promise, new = certificate(SPECIMENS), noisy(12, groups=[f"rat {i}" for i in range(12)])
+    (other,) = others("residual")
+
+    def trained(**on: Any) -> list[MaskModel]:
+        return [replace(other, card=other.card.model_copy(update=on))]
+
+    with pytest.raises(FaultyTriplets, match=f"1 fault .* is of rat 3, which {SMOOTH} was trained on; compare with"):
+        held_out(promise, new, against=trained(trained_on=("Rat 3",)))
+    with pytest.raises(FaultyTriplets, match=f"1 fault .*field 5 was used to train {SMOOTH}; compare with others"):
+        held_out(promise, new, against=trained(trained_on_sha256=(content_hash(new[5].degraded.read()),)))
+    rows = held_out(promise, new, against=trained(trained_on=("mouse 3",), trained_on_sha256=("0",))).beside.rows
+    assert rows[0].n_test == 3
+
+
+def test_two_of_one_name_are_told_apart_and_one_that_normalises_otherwise_is_refused():
+    promise, new = certificate(), noisy(12)
+    first, second = others("residual:1", "residual:3")
+    same = replace(second, card=second.card.model_copy(update={"name": BARE}))
+    rows = held_out(promise, new, against=[first, same, first]).beside.rows
+    assert [row.method for row in rows] == ["a ramp", BARE, f"{BARE} (2)", "opt"]
+    normalisation = first.card.normalisation.model_copy(update={"low_percentile": 7.0})
+    other = replace(first, card=first.card.model_copy(update={"normalisation": normalisation}))
+    with pytest.raises(ValueError, match=f"{BARE} normalises intensities otherwise than given restored image does"):
+        held_out(promise, new, against=[other])
+
+
+def test_progress_goes_on_over_all_uncertainties_and_a_stop_leaves_nothing():
+    promise, new = certificate(), noisy(12)
+    events: list[Any] = []
+    held_out(promise, new, against=others("residual", "residual:1"), on_event=events.append)
+    assert [(e.done, e.total) for e in events if isinstance(e, FieldMeasured)] == [(i, 36) for i in range(1, 37)]
+    cancel = CancelToken()
+
+    def stop(event: Any) -> None:
+        if isinstance(event, FieldMeasured) and event.done == 15:
+            cancel.cancel()
+
+    with pytest.raises(InterruptedError, match="stopped; nothing was written"):
+        held_out(promise, new, cancel=cancel, on_event=stop)
+
+
+def test_a_walked_distance_is_compared_too(monkeypatch):
+    class Jumpy:
+        name = sentence_name = "jumpy"
+        monotone = differentiable = in_intensity_units = False
+        identity = "1"
+
+        def between(self, trust, restored, truth):
+            return np.abs((trust * (np.asarray(restored) - truth)).mean(axis=(1, 2)))
+
+    for module in ("calibration", "evaluation"):
+        monkeypatch.setattr(f"napari_maskcal.{module}.parse_distance", lambda name: Jumpy())
+    seen, new = noisy(10, seed=6), noisy(12)
+    scaled = [replace(one, items=tuple(replace(item, uncertainty=None) for item in one.items)) for one in (seen, new)]
+    residual = residual_mask(GIVEN_RESTORER)
+    promise = calibrate(scaled[0], residual, distance="jumpy", tolerance=0.001, confidence=0.8, device="cpu")
+    evaluation = evaluate(scaled[1], residual, certificate=promise, device="cpu", against=others("residual:1"))
+    rows = evaluation.beside.rows
+    assert [row.method for row in rows] == [SMOOTH, BARE, "opt"]
+    assert all(0 < row.masked_share <= 1 for row in rows[:2])
+    assert rows[2].masked_share < min(row.masked_share for row in rows[:2])
+    assert "here others may mask less" in comparison_words(evaluation)
+    assert "no binary mask can be smaller" in comparison_words(held_out(certificate(), noisy(12)))

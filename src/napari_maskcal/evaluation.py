@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import tee
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_maskcal.calibrate.certificate import Fingerprint
-from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold
-from napari_maskcal.calibrate.measure import measure_fields
-from napari_maskcal.calibrate.threshold import image_threshold, is_exact, trust_mask
+from napari_maskcal.calibrate.threshold import trust_mask
 from napari_maskcal.calibration_fields import fields_of, survey_plan
 from napari_maskcal.calibration_plan import Plan, check_choices
 from napari_maskcal.distance.registry import name_of, on_device, parse_distance
+from napari_maskcal.evaluation_against import (
+    Against,
+    compared,
+    own_threshold,
+    rivals,
+    smallest_share,
+    with_measured,
+    without_maps,
+)
 from napari_maskcal.models import GIVEN_RESTORER, check_pair, matched
 from napari_maskcal.read.faults import Fault, FaultyTriplets
 from napari_maskcal.read.survey import all_faults
 from napari_maskcal.restore.events import CancelToken, FieldMeasured, FieldSurveyed
 from napari_maskcal.review.certificate_words import number_of
+from napari_maskcal.review.comparison_table import Beside
 from napari_maskcal.review.held_out import Evaluation, HeldOutField
 from napari_maskcal.settings import DEVICE
 
@@ -47,6 +54,7 @@ def evaluate(
     certificate: Certificate | None = None,
     *,
     distance: str | Distance | None = None,
+    against: Sequence[MaskModel] | None = None,
     device: str = DEVICE.default,
     cache: Cache | None = None,
     on_event: OnEvent | None = None,
@@ -65,6 +73,10 @@ def evaluate(
         By default the mask model's own; ``certificate.at(...)`` for an exploration.
     distance
         The calibrated one, where its name alone does not find it: a user's own, or LPIPS with a file of weights.
+    against
+        Mask models to compare the evaluated one with, at the same tolerance and confidence, such as
+        ``[load_mask_model("residual:1", restorer)]``; none of them trained on these fields. By default the smoothed
+        residual, which needs no training. Empty: nothing is compared.
     device
         ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
     cache
@@ -91,23 +103,36 @@ def evaluate(
         triplets=triplets, restorer=restorer, mask_model=mask_model, distance=rule, mask=promise.mask,
         intensity="raw" if promise.intensity == "raw" else "share",
     )  # fmt: skip
-    check_choices(plan)
-    surveyed = _survey(plan, promise, cache, on_event, cancel)
+    beside = Against.of(against, plan, promise.confidence)
+    check_choices(replace(plan, triplets=without_maps(triplets)) if beside.needs_maps else plan)
+    surveyed = _survey(plan, promise, beside, cache, on_event, cancel)
     plan = replace(plan, field_px=_field_px(promise, triplets, restorer.card.scale_factor))
     warned: list[Warned] = []
-    planes = fields_of(plan, surveyed, device=device, cancel=cancel, warned=warned)
-    fields = tuple(_compared(_one_by_one(planes, len(surveyed), on_event), promise, rule))
+    work = _Work(
+        plan=plan, surveyed=surveyed, passes=1 + len(beside.others), device=device, cancel=cancel, on_event=on_event
+    )  # fmt: skip
+    shares: list[float] = []
+    note_share = shares.append if beside.others else None
+    fields = tuple(_compared(work.fields(mask_model, warned), promise, rule, note_share))
+    found = [
+        (other.card.name, rivals(work.fields(other, [], turn=turn), promise, rule))
+        for turn, other in enumerate(beside.others, start=1)
+    ]
     if cancel.cancelled:
         raise InterruptedError("the evaluation was stopped; nothing was written")
     for warning in warned:
         on_event(warning)
-    return Evaluation(
+    evaluation = Evaluation(
         certificate=promise, fields=fields, grouped=triplets.grouped, restorer=restorer.card.name,
         mask_model=mask_model.card.name,
         warnings=(
             *_same_names(promise, surveyed), *_of_cutting(plan, promise), *(warning.message for warning in warned)
         ),
     )  # fmt: skip
+    if not beside.asked:
+        return evaluation
+    table = compared(evaluation, found, shares) if beside.others else Beside(why_not=beside.why_not)
+    return replace(evaluation, beside=table)
 
 
 def _ignore(event: Event) -> None:
@@ -163,7 +188,7 @@ def _field_px(certificate: Certificate, triplets: Triplets, factor: int) -> int 
 
 
 def _survey(
-    plan: Plan, certificate: Certificate, cache: Cache | None, on_event: OnEvent, cancel: CancelToken
+    plan: Plan, certificate: Certificate, against: Against, cache: Cache | None, on_event: OnEvent, cancel: CancelToken
 ) -> list[Surveyed]:
     """Look at all files before any work starts."""
     surveyed = []
@@ -172,7 +197,9 @@ def _survey(
         on_event(FieldSurveyed(done=len(surveyed), total=len(plan.triplets)))
     if cancel.cancelled:
         raise InterruptedError("the evaluation was stopped; nothing was written")
-    seen = [fault for item in surveyed for fault in _seen_before(plan, certificate, item)]
+    seen = [
+        fault for item in surveyed for fault in (*_seen_before(plan, certificate, item), *against.faults(item))
+    ]  # fmt: skip
     if faults := (*all_faults(plan.triplets, surveyed), *seen):
         raise FaultyTriplets(faults)
     return surveyed
@@ -219,19 +246,36 @@ def _of_cutting(plan: Plan, certificate: Certificate) -> list[str]:
     return ["; ".join(words for words in told if words) + "."]
 
 
-def _one_by_one(planes: Iterable[list[CalibrationField]], total: int, on_event: OnEvent) -> Iterator[CalibrationField]:
-    for done, fields in enumerate(planes, start=1):
-        yield from fields
-        on_event(FieldMeasured(done=done, total=total, fields=()))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """Fields that are gone through once for each uncertainty."""
+
+    plan: Plan
+    surveyed: Sequence[Surveyed]
+    passes: int
+    device: str
+    cancel: CancelToken
+    on_event: OnEvent
+
+    def fields(self, mask_model: MaskModel, warned: list[Warned], *, turn: int = 0) -> Iterator[CalibrationField]:
+        """Yield all fields under one uncertainty, no more than a few in memory at once."""
+        plan, many = replace(self.plan, mask_model=mask_model), len(self.surveyed)
+        planes = fields_of(plan, self.surveyed, device=self.device, cancel=self.cancel, warned=warned)
+        for done, fields in enumerate(planes, start=turn * many + 1):
+            yield from fields
+            self.on_event(FieldMeasured(done=done, total=self.passes * many, fields=()))
 
 
 def _compared(
-    fields: Iterable[CalibrationField], certificate: Certificate, distance: Distance
+    fields: Iterable[CalibrationField],
+    certificate: Certificate,
+    distance: Distance,
+    note_share: Callable[[float], None] | None,
 ) -> Iterator[HeldOutField]:
-    """Yield the numbers of each field; no more than a few are in memory at once."""
-    ours, theirs = tee(fields)
-    measured = measure_fields(theirs, distance, mask=certificate.mask, stop_above=certificate.tolerance)
-    for field, found in zip(ours, measured, strict=True):
+    """Yield the numbers of each field, and note how little of it has to be masked by who knows the truth."""
+    for field, found in with_measured(fields, certificate, distance):
+        if note_share is not None:
+            note_share(smallest_share(certificate, distance, field))
         yield _against(certificate, distance, field, found)
 
 
@@ -242,12 +286,9 @@ def _against(
     u, restored, truth = field.uncertainty, field.restored, field.truth
     trust = trust_mask(u, certificate.threshold, certificate.mask)
     outside = float(distance.between(trust[None], restored[None], truth[None])[0])
-    if is_exact(distance):
-        own = image_threshold(u, restored, truth, distance, certificate.tolerance, certificate.mask)
-    else:
-        own = float(prefix_threshold(measured.curve[None], THRESHOLD_GRID, certificate.tolerance)[0])
     return HeldOutField(
         name=field.name, group=field.group, sha256=field.sha256, span=field.span, distance=measured.distance,
-        trusted_distance=outside, kept=outside <= certificate.tolerance, threshold=own,
+        trusted_distance=outside, kept=outside <= certificate.tolerance,
+        threshold=own_threshold(certificate, distance, field, measured),
         masked_share=float(1 - trust.mean(dtype=np.float64)), measured=measured,
     )  # fmt: skip

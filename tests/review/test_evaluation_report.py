@@ -15,12 +15,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from napari_maskcal.calibrate.certificate import Pin
+from napari_maskcal.calibrate.comparison import Comparison
 from napari_maskcal.calibration import calibrate
 from napari_maskcal.evaluation import evaluate
 from napari_maskcal.mask.untrained import given_mask
 from napari_maskcal.read.triplets import triplets_from_arrays
 from napari_maskcal.review.calibration_figures import draw_coverage, draw_masked_share, draw_thresholds
 from napari_maskcal.review.certificate_words import certificate_lines, percent
+from napari_maskcal.review.comparison_table import HEADER, Beside, comparison_lines
 from napari_maskcal.review.evaluation_report import (
     COLUMNS,
     evaluation_json,
@@ -369,3 +371,64 @@ def test_plots_without_any_value_are_drawn_empty():
         ax = axes()
         draw(ax)
         ax.figure.canvas.draw()
+
+
+# ---- beside other uncertainties
+
+
+def row(method: str, **changes: Any) -> Comparison:
+    told: dict[str, Any] = {
+        "method": method, "tolerance": 2.0, "confidence": 0.9, "n_calibration": 9, "n_test": 11, "coverage": 0.9012,
+        "coverage_low": 0.6364, "coverage_high": 1.0, "masked_share": 0.4567, "untouched_share": 0.125,
+        "correlation": 0.777,
+    }  # fmt: skip
+    return Comparison(**told | changes)
+
+
+@pytest.fixture
+def compared(evaluation) -> Evaluation:
+    opt = row("opt", n_calibration=0, coverage=1.0, coverage_low=1.0, masked_share=0.0712)
+    same = row("=the same", correlation=None, masked_share=1.0, untouched_share=0.0)
+    return replace(evaluation, beside=Beside(rows=(row("<a ramp>"), same, opt), splits=200))
+
+
+def test_the_table_of_uncertainties_is_on_the_page_and_in_the_terminal(compared, evaluation):
+    page = Page(report_html(compared))
+    assert page.open == []
+    assert list(HEADER) in page.rows
+    rows = {cells[0]: cells[1:] for cells in page.rows if len(cells) == len(HEADER)}
+    assert rows["<a ramp>"] == ["45.7 %", "12.5 %", "90.1 %", "63.6 % to 100 %", "0.78"]
+    assert rows["=the same"] == ["100 %", "0 %", "90.1 %", "63.6 % to 100 %", "not defined"]
+    assert rows["opt"] == ["7.12 %", "12.5 %", "100 %", "", "0.78"]
+    lines = comparison_lines(compared)
+    assert [line.split("  ")[0] for line in lines[1:]] == [HEADER[0], "<a ramp>", "=the same", "opt"]
+    assert lines[1].index(HEADER[1]) == lines[2].index("45.7 %")
+    for text in (page.text, lines[0]):
+        assert "calibrated on 9 of the 3 images held out here, drawn at random, and tested on the other 11" in text
+        assert "tolerance 2 intensity units, confidence 90 %, for all fields together of a new image" in text
+        assert "no binary mask can be smaller" in text
+        assert "what is promised, the certificate says" in text
+    assert "Beside other uncertainties" not in Page(report_html(evaluation)).text
+    assert comparison_lines(evaluation) == []
+
+
+def test_the_table_of_uncertainties_is_a_file_of_its_own_without_formulas(compared, evaluation, tmp_path):
+    write_evaluation(compared, tmp_path)
+    text = (tmp_path / "comparison.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [one["method"] for one in rows] == ["<a ramp>", "'=the same", "opt"]
+    assert [one["correlation"] for one in rows] == ["0.777", "", "0.777"]
+    assert float(rows[0]["coverage_low"]) == 0.6364
+    content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["comparison"]
+    assert [one["method"] for one in content["rows"]] == ["<a ramp>", "=the same", "opt"]
+    assert (content["splits"], content["why_not"], content["rows"][1]["correlation"]) == (200, "", None)
+    assert evaluation_json(evaluation)["comparison"] is None
+
+
+def test_why_nothing_was_compared_is_said_in_a_line(evaluation, tmp_path):
+    few = replace(evaluation, beside=Beside(why_not="3 held-out groups are too few"))
+    assert comparison_lines(few) == ["Not compared with other uncertainties: 3 held-out groups are too few."]
+    assert "Not compared with other uncertainties: 3 held-out groups" in Page(report_html(few)).text
+    write_evaluation(few, tmp_path)
+    assert not (tmp_path / "comparison.csv").exists()
+    assert evaluation_json(few)["comparison"]["rows"] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 from datetime import UTC, datetime
@@ -20,6 +19,14 @@ from napari_maskcal.review.certificate_words import (
     percent,
     promise_words,
 )
+from napari_maskcal.review.comparison_table import (
+    HEADER,
+    comparison_csv,
+    comparison_json,
+    comparison_rows,
+    comparison_words,
+)
+from napari_maskcal.review.csv_text import csv_text
 from napari_maskcal.review.evaluation_words import asked_words, chance_words, conclusion, notes
 from napari_maskcal.review.held_out import chance_of_as_few, kept_over_confidence, masked_over_tolerance
 
@@ -41,6 +48,8 @@ _UNITS = {"share": "shares of the plane's intensity range", "raw": "raw intensit
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write ``report.html``, ``fields.csv`` and ``evaluation.json`` into an existing folder.
 
+    Where the evaluated uncertainty was compared with others, ``comparison.csv`` too.
+
     Raises
     ------
     OSError
@@ -50,6 +59,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     contents = {
         "evaluation.json": text + "\n", "fields.csv": fields_csv(evaluation), "report.html": report_html(evaluation),
     }  # fmt: skip
+    if (comparison := comparison_csv(evaluation)) is not None:
+        contents["comparison.csv"] = comparison
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8", newline="")
 
@@ -74,6 +85,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "chance_of_as_few": chance_of_as_few(evaluation),
         "masked": evaluation.masked.model_dump(mode="json"),
         "rank_correlation_of_masked_share_with_distance": evaluation.rank_correlation,
+        "comparison": comparison_json(evaluation),
         "certificate": json.loads(certificate.model_dump_json(exclude={"fields"})),
         "fields": _records(evaluation),
         "version": __version__,
@@ -83,14 +95,8 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def fields_csv(evaluation: Evaluation) -> str:
     """Return one line a field under a header, in the order of the fields."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for record in _records(evaluation):
-        safe = {name: _no_formula(record[name]) for name in ("name", "group")}
-        threshold = "inf" if record["image_threshold"] == "Infinity" else record["image_threshold"]
-        writer.writerow((record | safe | {"image_threshold": threshold})[name] for name in COLUMNS)
-    return text.getvalue()
+    pairs = zip(_records(evaluation), evaluation.fields, strict=True)
+    return csv_text(COLUMNS, [record | {"image_threshold": one.threshold} for record, one in pairs])
 
 
 def report_html(evaluation: Evaluation) -> str:
@@ -112,6 +118,9 @@ def report_html(evaluation: Evaluation) -> str:
         limits=certificate.limits,
         found=found_lines(evaluation),
         figures=_figures(evaluation),
+        comparison=comparison_words(evaluation),
+        comparison_header=HEADER,
+        comparison_rows=comparison_rows(evaluation),
         rows=_rows(evaluation),
         n_fields=len(evaluation.fields),
         unit=_UNITS[certificate.intensity],
@@ -216,11 +225,6 @@ def _figure(caption: str, draw: Callable[[Axes], None]) -> dict[str, str]:
         figure.savefig(content, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(content.getvalue()).decode()
     return {"caption": caption, "source": f"data:image/svg+xml;base64,{encoded}"}
-
-
-def _no_formula(text: str) -> str:
-    """Return `text` so that a spreadsheet does not compute it: names come from files, which come from anybody."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _today() -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari_maskcal.calibrate.certificate import Certificate
     from napari_maskcal.calibrate.measure import MeasuredField
+    from napari_maskcal.review.comparison_table import Beside
 
 _CONFIDENCES = np.round(np.arange(0.5, 0.995, 0.01), 2)
 _TOLERANCES = 41
@@ -74,6 +75,8 @@ class Evaluation:
         Names, for the reader.
     warnings
         What a reader has to know of how the numbers came about.
+    beside
+        How other uncertainties did on these fields; None if none was asked for.
     """
 
     certificate: Certificate
@@ -82,6 +85,7 @@ class Evaluation:
     restorer: str = ""
     mask_model: str = ""
     warnings: tuple[str, ...] = ()
+    beside: Beside | None = None
 
     @property
     def groups(self) -> dict[str, int]:

@@ -1,0 +1,298 @@
+"""The uncertainties that are compared: each a function from a task to one map for each held-out field.
+
+``METHODS`` names them; ``DEFAULT`` is the one that the package offers first. What they learn, they learn from the
+task's training and validation fields alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from napari_maskcal.mask.collapse import CollapsedError
+from napari_maskcal.mask.scores import FLOOR
+from paper_fields import stacked
+from paper_trained import budgets, learned, maps_of, power_of, residuals, smoothed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from paper_tasks import Task
+    from paper_trained import Learned
+
+    Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all methods of one task share.
+
+    Attributes
+    ----------
+    cache
+        A folder for what is to outlast this run.
+    seed
+        Of all that is random.
+    say
+        Prints a line of progress.
+    kept
+        What one method or distance has made and the next one needs too.
+    """
+
+    cache: Path
+    seed: int
+    say: Callable[[str], None]
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` gives, made once for each key."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of a method: maps for one task, at one distance and some tolerances.
+
+    `lpips` and the like come as the registry's distance; a method that trains with it may ask for its `loss`.
+    """
+
+    task: Task
+    distance: Any
+    tolerances: Sequence[float]
+    workshop: Workshop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps:
+    """A method's answer.
+
+    Attributes
+    ----------
+    held_out
+        (Y, X), float32, above 0, for each held-out field of the task; one such list for all tolerances, or one for
+        each (a threshold that is adapted to the field is its map divided by the prediction).
+    train_s
+        Seconds that training took, the restorer's left out; 0 for what needs none.
+    infer_s
+        Seconds for one field.
+    """
+
+    held_out: Sequence[Map] | Mapping[float, Sequence[Map]]
+    train_s: float = 0.0
+    infer_s: float = 0.0
+
+    def at(self, tolerance: float) -> Sequence[Map]:
+        """Return the maps for one tolerance."""
+        return self.held_out[tolerance] if isinstance(self.held_out, dict) else self.held_out  # type: ignore[index]
+
+
+def constant(question: Question) -> Maps:
+    """Return the same uncertainty everywhere: fields are believed whole, or not at all."""
+    return Maps(held_out=[np.ones(f.truth.shape[1:], np.float32) for f in question.task.held_out])
+
+
+def residual(question: Question) -> Maps:
+    """Return |restored - degraded|, the norm over channels."""
+    return _timed(lambda: residuals(question.task.held_out, 1))
+
+
+def residual_smooth(question: Question) -> Maps:
+    """Return the residual's mean over 9 x 9 pixels: what the package offers before anything is trained."""
+    return _timed(lambda: residuals(question.task.held_out, 9))
+
+
+def residual_budget(question: Question) -> Maps:
+    """Return the error budget of the smoothed residual."""
+    return _timed(lambda: _budgets(question, residuals(question.task.held_out, 9)))
+
+
+def quantile(question: Question) -> Maps:
+    """Return the width between two learned quantiles, as im2im-uq does."""
+    return _learned(question, learned(question, "quantile"))
+
+
+def paper(question: Question) -> Maps | None:
+    """Return 1 - m of the paper's loss, trained with the very distance; None where every weight made it collapse."""
+    try:
+        return _learned(question, learned(question, "paper", distance=question.distance.name))
+    except CollapsedError as error:
+        question.workshop.say(str(error))
+        return None
+
+
+def score(question: Question) -> Maps:
+    """Return what is fitted to the logarithm of the error, by squares."""
+    return _learned(question, learned(question, "score"))
+
+
+def likelihood(question: Question) -> Maps:
+    """Return what is fitted to the error by the exponential likelihood: its mean."""
+    return _learned(question, learned(question, "likelihood"))
+
+
+def score_budget(question: Question) -> Maps:
+    """Return the error budget of `score`."""
+    return _learned(question, learned(question, "score"), after=_budgets)
+
+
+def likelihood_budget(question: Question) -> Maps:
+    """Return the error budget of `likelihood`."""
+    return _learned(question, learned(question, "likelihood"), after=_budgets)
+
+
+def budget(question: Question) -> Maps:
+    """Return the error budget of `quantile`: the default, chosen on the validation fields."""
+    return _learned(question, learned(question, "quantile"), after=_budgets)
+
+
+def budget_smooth(question: Question) -> Maps:
+    """Return the error budget of `quantile`, smoothed before."""
+    return _learned(question, learned(question, "quantile"), after=lambda q, maps: _budgets(q, smoothed(maps)))
+
+
+def budget_half(question: Question) -> Maps:
+    """Return the geometric mean of `quantile` and its error budget: a threshold that is adapted half the way."""
+    return _learned(question, learned(question, "quantile"), after=lambda q, maps: _means(maps, _budgets(q, maps)))
+
+
+def budget_pair(question: Question) -> Maps:
+    """Return the error budget of two networks, `quantile` and `likelihood`: a small ensemble."""
+    one, other = (learned(question, loss) for loss in ("quantile", "likelihood"))
+    fields = question.task.held_out
+    maps = _timed(lambda: _budgets(question, _means(*(maps_of(found.network, fields) for found in (one, other)))))
+    return replace(maps, train_s=one.train_s + other.train_s)
+
+
+def _learned(
+    question: Question, found: Learned, *, after: Callable[[Question, Sequence[Map]], Sequence[Map]] | None = None
+) -> Maps:
+    maps = _timed(lambda: _after(question, maps_of(found.network, question.task.held_out), after))
+    return replace(maps, train_s=found.train_s)
+
+
+def _after(question: Question, maps: Sequence[Map], after: Any) -> Sequence[Map]:
+    return maps if after is None else after(question, maps)
+
+
+def _means(one: Sequence[Map], other: Sequence[Map]) -> Sequence[Map]:
+    """Return the geometric mean of two maps of each field."""
+    return [np.sqrt(a * b) for a, b in zip(one, other, strict=True)]
+
+
+def _budgets(question: Question, maps: Sequence[Map]) -> Sequence[Map]:
+    return budgets(maps, power=power_of(question.distance))
+
+
+def ensemble(question: Question) -> Maps | None:
+    """Return the spread of several restorers of other seeds; None where there is only the pretrained one."""
+    task = question.task
+    if len(task.networks) < 2:
+        return None
+    degraded = torch.from_numpy(stacked(task.held_out, "degraded"))
+
+    @torch.inference_mode()
+    def maps() -> Sequence[Map]:
+        return _spread(torch.stack([torch.cat([n(part) for part in degraded.split(16)]) for n in task.networks]))
+
+    return replace(question.workshop.once("ensemble", lambda: _timed(maps)), train_s=task.training_seconds[1])
+
+
+def tta(question: Question) -> Maps:
+    """Return the spread of the restorer's answers to turned and mirrored views of the degraded image."""
+    return question.workshop.once("tta", lambda: _tta(question.task))
+
+
+def _tta(task: Task) -> Maps:
+    degraded = torch.from_numpy(stacked(task.held_out, "degraded"))
+    names = [f.name for f in task.held_out]
+    views = TURNS if task.views == "turns" else MIRRORS
+
+    def maps() -> Sequence[Map]:
+        # All views in one call: a restorer that runs elsewhere takes its time to start.
+        seen = [there(degraded) for there, _ in views]
+        if len({view.shape for view in seen}) == 1:
+            answers = task.restore(torch.cat(seen), names * len(views)).split(len(names))
+        else:
+            answers = tuple(task.restore(view, names) for view in seen)
+        return _spread(torch.stack([back(answer) for (_, back), answer in zip(views, answers, strict=True)]))
+
+    return _timed(maps)
+
+
+def _turn(turns: int, mirror: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def there(x: Tensor) -> Tensor:
+        x = torch.rot90(x, turns, (-2, -1))
+        return (x.flip(-1) if mirror else x).contiguous()
+
+    def back(x: Tensor) -> Tensor:
+        return torch.rot90(x.flip(-1) if mirror else x, -turns, (-2, -1))
+
+    return there, back
+
+
+def _mirror(axes: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return a reflection that leaves even rows and columns even: of one pixel more, and one to be even again."""
+
+    def there(x: Tensor) -> Tensor:
+        for axis in axes:
+            x = _one_more(_one_more(x, axis).flip(axis), axis)
+        return x
+
+    def back(x: Tensor) -> Tensor:
+        for axis in axes:
+            x = x.narrow(axis, 0, x.shape[axis] - 1).flip(axis).narrow(axis, 0, x.shape[axis] - 2)
+        return x
+
+    return there, back
+
+
+def _one_more(x: Tensor, axis: int) -> Tensor:
+    return nn.functional.pad(x, (0, 1, 0, 0) if axis == -1 else (0, 0, 0, 1), mode="reflect")
+
+
+TURNS = tuple(_turn(turns, mirror) for turns in range(4) for mirror in (False, True))
+MIRRORS = tuple(_mirror(axes) for axes in ((), (-1,), (-2,), (-1, -2)))
+
+
+def _spread(outputs: Tensor) -> Sequence[Map]:
+    """Return the standard deviation over (members, N, C, Y, X), its norm over channels, above 0."""
+    return list((outputs.std(dim=0, correction=0).norm(dim=1) + FLOOR).numpy())
+
+
+def _timed(make: Callable[[], Sequence[Map]]) -> Maps:
+    started = time.perf_counter()
+    maps = make()
+    return Maps(held_out=maps, infer_s=(time.perf_counter() - started) / len(maps))
+
+
+METHODS: dict[str, Callable[[Question], Maps | None]] = {
+    "constant": constant,
+    "residual": residual,
+    "residual_smooth": residual_smooth,
+    "residual_budget": residual_budget,
+    "tta": tta,
+    "ensemble": ensemble,
+    "quantile": quantile,
+    "paper": paper,
+    "score": score,
+    "likelihood": likelihood,
+    "budget": budget,
+    "score_budget": score_budget,
+    "likelihood_budget": likelihood_budget,
+    "budget_smooth": budget_smooth,
+    "budget_half": budget_half,
+    "budget_pair": budget_pair,
+}
+DEFAULT = "budget"
+TRIED = ("residual_budget", "score_budget", "likelihood_budget", "budget_smooth", "budget_half", "budget_pair")

@@ -63,9 +63,8 @@ class Learned:
 
 def learned(question: Question, loss: str, **changes: Any) -> Learned:
     """Return the task's network of one loss, trained once for all distances, and for all runs with the same code."""
-    recipe = Recipe(
-        loss=loss, steps=STEPS, validate_every=VALIDATE_EVERY, patience=STEPS, seed=question.workshop.seed, **changes
-    )
+    chosen = {"seed": question.workshop.seed, **changes}
+    recipe = Recipe(loss=loss, steps=STEPS, validate_every=VALIDATE_EVERY, patience=STEPS, **chosen)
     return question.workshop.once(("learned", recipe), lambda: _kept(question, recipe))
 
 

@@ -551,7 +551,8 @@ def test_other_uncertainties_are_compared_in_every_form_of_the_report(calibrate,
     for name in names:
         assert any(line.startswith(f"{name}  ") for line in ended.out.splitlines())
     plain = evaluate(out=tmp_path / "plain")  # what is evaluated is the smoothed residual itself
-    assert "uncertainties" not in plain.out
+    assert "Each uncertainty was calibrated" in ended.out
+    assert "Each uncertainty was calibrated" not in plain.out
     assert names_in(tmp_path / "plain") == ["evaluation.json", "fields.csv", "report.html"]
 
 

@@ -336,7 +336,7 @@ def test_numbers_that_cannot_be_are_refused_in_one_line(train, options, words):
 def test_an_unknown_loss_is_wrong_use(train):
     ended = train("--loss", "hinge")
     assert ended.code == 2
-    assert "likelihood" in ended.err
+    assert "quantile" in ended.err
 
 
 def test_specimens_of_the_training_are_refused_afterwards(train, calibrate, seen, target, tmp_path):

@@ -107,7 +107,7 @@ def test_the_card_says_on_what_and_how_it_was_trained(done):
         "radius_cells": 8,
     }  # fmt: skip
     assert card.citation == (
-        "trained by napari-maskcal with the loss likelihood on 2 fields, 4 steps of 4 crops of 32 pixels, best at step "
+        "trained by napari-maskcal with the loss quantile on 2 fields, 4 steps of 4 crops of 32 pixels, best at step "
         f"{done.done.best_step}, seed 0"
     )
 

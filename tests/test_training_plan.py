@@ -48,7 +48,7 @@ def test_files_that_were_lost_to_faults_are_told_with_what_lacks_in_the_end():
         ("likelihood", "ssim", 1.0, "l1"),
         ("likelihood", "linf", 1.0, "l1"),
         ("paper", "l2", None, "l2"),
-        ("quantile", "l1", None, "l1"),
+        ("quantile", "l1", 1.0, "l1"),
     ],
 )
 def test_the_loss_learns_errors_and_the_budget_has_the_power_of_the_distance(loss, distance, power, trained):

@@ -60,9 +60,9 @@ class TrainingPlan:
     def power(self) -> float | None:
         """P of the error budget that the network's output becomes; None: it stays as the loss has it.
 
-        The paper's and the quantile loss are used as they were published.
+        The paper's mask stays as it was published.
         """
-        if self.recipe.loss in ("paper", "quantile"):
+        if self.recipe.loss == "paper":
             return None
         return float(self.distance.p) if isinstance(self.distance, Lp) else 1.0
 

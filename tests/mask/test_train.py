@@ -339,8 +339,8 @@ def test_a_cancelled_training_is_not_called_a_collapse(monkeypatch):
 # ---- what is refused before the first step
 
 
-def test_the_default_recipe_is_one_of_the_likelihood():
-    assert Recipe().loss == LOSS.default == "likelihood"
+def test_the_default_recipe_is_one_of_the_quantile():
+    assert Recipe().loss == LOSS.default == "quantile"
 
 
 @pytest.mark.parametrize(

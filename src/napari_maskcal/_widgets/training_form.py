@@ -37,10 +37,10 @@ from napari_maskcal.settings import (
 
 _PARTS = {"degraded": DEGRADED_FOLDER, "truth": TRUTH_FOLDER, "restored": RESTORED_FOLDER}
 _LOSSES = {
+    "quantile": "range of the truth (quantile)",
     "likelihood": "size of the error (likelihood)",
     "score": "order of its magnitude (score)",
     "paper": "masked area against error (paper)",
-    "quantile": "range of the truth (quantile)",
 }
 _DECIMALS_OF_SHARES = 3
 

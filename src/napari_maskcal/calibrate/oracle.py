@@ -15,7 +15,7 @@ from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.settings import check_tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -80,10 +80,11 @@ def opt_shares(
     if is_exact(rule):
         shares = [_exact_shares(np.sort(_error(rule, a, b), axis=None), rule, wanted) for a, b in pairs]
         return np.array(shares).reshape(-1, len(wanted)).T
-    fields = ((f"field {place}", _ranks(a, b), a, b) for place, (a, b) in enumerate(pairs))
-    walked = np.array(list(walk(fields, rule, mask="binary", grid=_TRUSTED))).reshape(-1, len(_TRUSTED))
-    masked = np.append(1 - _TRUSTED, 1.0)
-    return np.stack([masked[_last_passing(walked <= t)] for t in wanted])
+    masked: list[NDArray[np.float64]] = []
+    found = list(walk(_ranked(pairs, masked), rule, mask="binary", grid=_TRUSTED))
+    walked, rows = np.array(found).reshape(-1, len(_TRUSTED)), np.arange(len(found))
+    steps = np.array(masked).reshape(-1, len(_TRUSTED) + 1)
+    return np.stack([steps[rows, _last_passing(walked <= t)] for t in wanted])
 
 
 def _exact_shares(errors: NDArray[np.float64], rule: Any, tolerances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,6 +104,17 @@ def _error(rule: Any, restored: NDArray[Any], truth: NDArray[Any]) -> NDArray[np
 def _spatial(image: NDArray[Any]) -> tuple[int, ...]:
     """Return the shape without channels; an image of two axes has none."""
     return image.shape if image.ndim == 2 else image.shape[1:]
+
+
+def _ranked(
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], masked: list[NDArray[np.float64]]
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[Any], NDArray[Any]]]:
+    """Yield each field with its ranks, and put the shares that the steps mask, in whole pixels, into `masked`."""
+    for place, (restored, truth) in enumerate(pairs):
+        ranks = _ranks(restored, truth)
+        trusted = np.searchsorted(np.sort(ranks, axis=None), _TRUSTED, side="right") / ranks.size
+        masked.append(np.append(1 - trusted, 1.0))
+        yield f"field {place}", ranks, restored, truth
 
 
 def _ranks(restored: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:

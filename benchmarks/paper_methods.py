@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from napari_maskcal.mask.budget import budget_power
 from napari_maskcal.mask.collapse import CollapsedError
 from napari_maskcal.mask.scores import FLOOR
 from paper_fields import stacked
-from paper_trained import budgets, learned, maps_of, power_of, residuals, smoothed
+from paper_trained import budgets, learned, maps_of, residuals, smoothed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -191,7 +192,7 @@ def _means(one: Sequence[Map], other: Sequence[Map]) -> Sequence[Map]:
 
 
 def _budgets(question: Question, maps: Sequence[Map]) -> Sequence[Map]:
-    return budgets(maps, power=power_of(question.distance))
+    return budgets(maps, power=budget_power(question.distance))
 
 
 def ensemble(question: Question) -> Maps | None:

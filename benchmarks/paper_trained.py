@@ -171,11 +171,6 @@ def budgets(maps: Sequence[Map], *, power: float) -> list[Map]:
     return list(torch.cat([error_budget(batch, power=power) for batch in batches])[:, 0].numpy())
 
 
-def power_of(distance: Any) -> float:
-    """Return P of an Lp distance, and 1 for others."""
-    return float(distance.p) if isinstance(distance, Lp) else 1.0
-
-
 def smoothed(maps: Sequence[Map], window_px: int = SMOOTHED_PX) -> list[Map]:
     """Return the mean over a window around each pixel; at the border over what lies inside."""
     batch = torch.from_numpy(np.stack(maps))

@@ -42,16 +42,17 @@ def test_files_that_were_lost_to_faults_are_told_with_what_lacks_in_the_end():
 @pytest.mark.parametrize(
     ("loss", "distance", "power", "trained"),
     [
-        ("likelihood", "l1", 1.0, "l1"),
-        ("likelihood", "l2", 2.0, "l1"),  # the size of the error is learned, whatever will be made of it
-        ("score", "l3", 3.0, "l1"),
-        ("likelihood", "ssim", 1.0, "l1"),
-        ("likelihood", "linf", 1.0, "l1"),
+        ("likelihood", "l1", 2.0, "l1"),
+        ("likelihood", "l2", 4.0, "l1"),  # the size of the error is learned, whatever will be made of it
+        ("score", "l3", 6.0, "l1"),
+        ("likelihood", "ssim", 2.0, "l1"),
+        ("likelihood", "linf", 2.0, "l1"),
+        ("score", "l50", 64.0, "l1"),
         ("paper", "l2", None, "l2"),
-        ("quantile", "l1", 1.0, "l1"),
+        ("quantile", "l1", 2.0, "l1"),
     ],
 )
-def test_the_loss_learns_errors_and_the_budget_has_the_power_of_the_distance(loss, distance, power, trained):
+def test_the_loss_learns_errors_and_the_budget_has_twice_the_power_of_the_distance(loss, distance, power, trained):
     plan = plan_training(triplets(4), recipe=replace(TINY, loss=loss), distance=distance)
     assert (plan.power, plan.recipe.distance) == (power, trained)
 

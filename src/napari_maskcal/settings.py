@@ -178,8 +178,8 @@ NOTE = Parameter(
 
 LOSS = Parameter(
     name="loss", kind=str, default="quantile", choices=("quantile", "likelihood", "score", "paper"),
-    help="What the mask network learns. quantile: the range in which the truth lies; likelihood: how large the error is "
-    "on average; score: its usual order of magnitude; paper: a mask that trades masked area against error, as "
+    help="What the mask network learns. quantile: the range in which the truth lies; likelihood: how large the error "
+    "is on average; score: its usual order of magnitude; paper: a mask that trades masked area against error, as "
     "published. quantile masks least on most images.",
 )  # fmt: skip
 STEPS = Parameter(

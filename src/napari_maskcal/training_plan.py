@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from napari_maskcal.calibrate.promise import Promise
 from napari_maskcal.calibration_plan import groups_needed
-from napari_maskcal.distance.lp import Lp
 from napari_maskcal.distance.registry import Distance, parse_distance
 from napari_maskcal.mask.recipe import Loss, Recipe
 from napari_maskcal.models import GIVEN_RESTORER
@@ -58,13 +57,15 @@ class TrainingPlan:
 
     @property
     def power(self) -> float | None:
-        """P of the error budget that the network's output becomes; None: it stays as the loss has it.
+        """Power of the error budget that the network's output becomes; None: it stays as the loss has it.
 
         The paper's mask stays as it was published.
         """
         if self.recipe.loss == "paper":
             return None
-        return float(self.distance.p) if isinstance(self.distance, Lp) else 1.0
+        from napari_maskcal.mask.budget import budget_power
+
+        return budget_power(self.distance)
 
     def of_groups(self, groups: tuple[str, ...]) -> Triplets:
         """Return the triplets of some groups, in their order."""

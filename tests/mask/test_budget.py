@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask import budget
-from napari_maskcal.mask.budget import CELL_PX, ErrorBudget, error_budget
+from napari_maskcal.mask.budget import CELL_PX, ErrorBudget, budget_power, error_budget
 from napari_maskcal.mask.network import MaskNetwork
 from napari_maskcal.mask.scores import FLOOR
 from napari_maskcal.models import MaskModel
@@ -202,7 +203,7 @@ def test_it_is_a_network_of_its_own_kind_whose_weights_are_those_of_the_other():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"power": 0.5}, "power is 0.5; give the P of an Lp distance, from 1 to 64"), ({"power": np.nan}, "power is nan"),
+    [({"power": 0.5}, "power is 0.5; give a number from 1 to 64"), ({"power": np.nan}, "power is nan"),
      ({"power": 65}, "power is 65"), ({"radius_cells": 0}, "radius is 0 cells; give a whole number from 1 to 64"),
      ({"radius_cells": True}, "radius is True"), ({"radius_cells": 2.0}, "radius is 2.0"),
      ({"radius_cells": 65}, "radius is 65")],
@@ -263,3 +264,10 @@ def test_without_the_reach_of_its_windows_seams_appear(trained, set_effort):
     np.testing.assert_allclose(
         computed(trained.restorer, direct, planes).uncertainty, whole.uncertainty, rtol=2e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("distance", "power"), [("l1", 2.0), ("l1.5", 3.0), ("l2", 4.0), ("l64", 64.0), ("linf", 2.0), ("ssim", 2.0)]
+)
+def test_the_power_is_twice_that_of_the_distance(distance, power):
+    assert budget_power(parse_distance(distance)) == power

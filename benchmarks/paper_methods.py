@@ -175,6 +175,13 @@ def budget_pair(question: Question) -> Maps:
     return replace(maps, train_s=one.train_s + other.train_s)
 
 
+def budget_turned(question: Question) -> Maps:
+    """Return the error budget of `quantile` and `tta` together: smaller masks for eight passes of the restorer."""
+    found, spread = learned(question, "quantile"), tta(question)
+    maps = _timed(lambda: _budgets(question, _means(maps_of(found.network, question.task.held_out), spread.held_out)))
+    return replace(maps, train_s=found.train_s, infer_s=maps.infer_s + spread.infer_s)
+
+
 def _learned(
     question: Question, found: Learned, *, after: Callable[[Question, Sequence[Map]], Sequence[Map]] | None = None
 ) -> Maps:
@@ -294,6 +301,6 @@ METHODS: dict[str, Callable[[Question], Maps | None]] = {
     "budget_smooth": budget_smooth,
     "budget_half": budget_half,
     "budget_pair": budget_pair,
+    "budget_turned": budget_turned,
 }
 DEFAULT = "budget"
-TRIED = ("residual_budget", "score_budget", "likelihood_budget", "budget_smooth", "budget_half", "budget_pair")

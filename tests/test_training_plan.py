@@ -46,7 +46,7 @@ def test_files_that_were_lost_to_faults_are_told_with_what_lacks_in_the_end():
         ("likelihood", "l2", 4.0, "l1"),  # the size of the error is learned, whatever will be made of it
         ("score", "l3", 6.0, "l1"),
         ("likelihood", "ssim", 2.0, "l1"),
-        ("likelihood", "linf", 2.0, "l1"),
+        ("likelihood", "linf", 64.0, "l1"),
         ("score", "l50", 64.0, "l1"),
         ("paper", "l2", None, "l2"),
         ("quantile", "l1", 2.0, "l1"),

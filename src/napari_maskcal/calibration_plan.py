@@ -135,7 +135,12 @@ def _check_foreign(plan: Plan) -> None:
     """Refuse specimens of the training, also where only the folder that the files lie in has the name."""
     names = {name for triplet in plan.triplets for name in (triplet.group, *triplet.folders)}
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := card.knows(names):
+        if plan.triplets.grouped and card.names_no_specimens:
+            raise ValueError(
+                f"{card.name} was trained on images without named specimens, so nobody can tell which specimens are "
+                "new to it: leave the groups out (each file is then one image), or train again with groups"
+            )
+        if shared := card.knows(names) or ([] if plan.triplets.grouped else card.named_in(names)):
             raise ValueError(
                 f"{card.name} was trained on {', '.join(shared)}; a network errs less on specimens it has seen: leave "
                 "these groups out"

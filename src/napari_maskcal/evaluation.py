@@ -215,7 +215,8 @@ def _seen_before(plan: Plan, certificate: Certificate, item: Surveyed) -> Iterat
     elif group.casefold() in known and _names_tell(certificate):
         yield Fault(file=file, fault=f"is of {group}, which was used to calibrate", remedy=_LEAVE_OUT)
     for card in (plan.restorer.card, plan.mask_model.card):
-        if shared := card.knows([group, *item.triplet.folders]):
+        names = [group, *item.triplet.folders]
+        if shared := card.knows(names) or ([] if plan.triplets.grouped else card.named_in(names)):
             yield Fault(file=file, fault=f"is of {shared[0]}, which {card.name} was trained on", remedy=_LEAVE_OUT)
 
 

@@ -180,7 +180,7 @@ LOSS = Parameter(
     name="loss", kind=str, default="quantile", choices=("quantile", "likelihood", "score", "paper"),
     help="What the mask network learns. quantile: the range in which the truth lies; likelihood: how large the error "
     "is on average; score: its usual order of magnitude; paper: a mask that trades masked area against error, as "
-    "published. quantile masks least on most images.",
+    "published. quantile masked least on most tasks of the project's benchmark.",
 )  # fmt: skip
 STEPS = Parameter(
     name="steps", kind=int, default=2000, minimum=1, maximum=10_000_000, step=500,

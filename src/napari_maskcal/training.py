@@ -79,6 +79,11 @@ class Trained:
         """What share of the validation fields it masks; None where it was never validated."""
         return dict(self.done.validated).get(self.done.best_step)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to its end, and, where a promise was asked for, to one."""
+        return self.done.stopped != "cancelled" and (self.certificate is not None or not self.split.calibration)
+
     def save(self, path: Path) -> None:
         """Write the bundle; the checkpoint of a training that came to its end is then removed.
 
@@ -90,7 +95,7 @@ class Trained:
         from napari_maskcal.bundle import write_bundle
 
         write_bundle(path, self.mask_model.network, self.mask_model.card, self.certificate)
-        if self.checkpoint is not None and self.done.stopped != "cancelled":
+        if self.checkpoint is not None and self.is_complete:
             self.checkpoint.unlink(missing_ok=True)
 
 

@@ -148,7 +148,7 @@ def _seen_by_restorer(plan: TrainingPlan, surveyed: Sequence[Surveyed]) -> Itera
                 yield Fault(
                     file=item.triplet.parts()[name].describe(),
                     fault=f"was used to train {plan.restorer.card.name}",
-                    remedy="leave the field out: a network errs less on images it has seen",
+                    remedy="leave all fields of its specimen out: a network errs less on what it has seen",
                 )
 
 

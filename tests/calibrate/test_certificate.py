@@ -375,3 +375,43 @@ def test_leave_one_out_is_said_only_where_it_could_come_out_otherwise(groups, sa
 )
 def test_the_interval_of_a_share_is_the_tabulated_one(kept, of, low, high):
     assert clopper_pearson(kept, of) == pytest.approx((low, high), abs=2e-4)
+
+
+def budgeted(plane_shape):
+    certificate = certified()
+    fingerprint = certificate.fingerprint.model_copy(update={"context_px": 72})
+    return certificate.model_copy(update={"fingerprint": fingerprint, "plane_shape": plane_shape})
+
+
+def test_an_error_budget_is_not_promised_on_larger_planes_than_it_was_calibrated_on():
+    certified().check_plane((900, 900), name="cells")  # without a budget
+    budgeted(None).check_plane((12, 15), name="cells")
+    with pytest.raises(ValueError, match=r"cells has planes of 12 × 16 pixels, larger .* 12 × 15.*at least 156 × 159"):
+        budgeted(None).check_plane((12, 16), name="cells")
+
+
+def test_an_error_budget_of_fields_with_enough_around_them_holds_on_larger_planes():
+    budgeted((156, 159)).check_plane((900, 900), name="cells")
+    with pytest.raises(ValueError, match="larger than the calibrated ones of 155 × 159"):
+        budgeted((155, 159)).check_plane((900, 900), name="cells")
+
+
+def test_the_window_of_a_budget_belongs_to_the_fingerprint(trained):
+    card, unet = trained.mask_model.card, trained.mask_model.card.network
+    budget = {"kind": "budget", "of": unet, "power": 2.0, "radius_cells": 8}
+    for network, context in ((unet, 0), (budget, 72), ({"kind": "mask-ensemble", "members": [unet, budget]}, 72)):
+        assert card.model_copy(update={"network": network}).context_px == context
+    assert certified().fingerprint.differences(budgeted(None).fingerprint) == ["the window of the error budget"]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "file", "known"),
+    [
+        ("mouse1", "mouse1_07.tif", True), ("Mouse1", "set/MOUSE1-a.tif", True), ("mouse1", "mouse12_07.tif", False),
+        ("mouse1", "amouse1.tif", False), ("giga_wf20x", "giga_wf20x_c1.tif", True), ("caf\u00e9", "cafe\u0301_1.tif", True),
+    ],
+)  # fmt: skip
+def test_without_groups_file_names_tell_of_trained_specimens(trained, trained_on, file, known):
+    card = trained.mask_model.card.model_copy(update={"trained_on": (trained_on,)})
+    assert card.named_in([file]) == ([trained_on] if known else [])
+    assert card.knows([file]) == []

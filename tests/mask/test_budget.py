@@ -124,7 +124,7 @@ def cells_of(image: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("power", [1, 2, 8])
 @pytest.mark.parametrize(("spread", "middle"), [(0.01, 0.05), (1, 0.05), (3, 0.01), (4, 5.0)])
-def test_pixels_of_one_window_keep_their_order(power, spread, middle):
+def test_pixels_of_one_cell_keep_their_order(power, spread, middle):
     error = errors(64, 64, spread=spread, middle=middle)
     own, found = (cells_of(image) for image in (error, error_budget(error, power=power, radius_cells=2)))
     order = own.argsort(axis=1)
@@ -138,8 +138,8 @@ def test_pixels_of_one_window_keep_their_order(power, spread, middle):
 def test_of_one_threshold_a_good_field_is_left_alone_and_of_a_bad_one_the_worst_is_marked():
     good, bad = errors(64, 64, middle=0.02), errors(64, 64, middle=0.06)
     threshold = 0.05
-    assert (error_budget(good) > threshold).float().mean() < 0.05 < (good > threshold).float().mean()
-    marked = error_budget(bad) > threshold
+    assert (error_budget(good, power=1) > threshold).float().mean() < 0.05 < (good > threshold).float().mean()
+    marked = error_budget(bad, power=1) > threshold
     assert 0.1 < marked.float().mean() < 0.9
     trusted = (bad * ~marked).mean()  # one window is the whole field
     assert trusted == pytest.approx(threshold, rel=0.1)
@@ -157,28 +157,28 @@ def test_it_is_a_number_above_0_whatever_the_network_says(spread, power):
 
 @pytest.mark.parametrize("value", [1e-8, 1e-4, 0.003, 0.1, 10.0, 1e4])
 def test_one_error_everywhere_gives_no_more_than_it_and_all_alike(value):
-    found = error_budget(torch.full((1, 1, 24, 32), value), radius_cells=1)
+    found = error_budget(torch.full((1, 1, 24, 32), value), power=1, radius_cells=1)
     assert found.max() - found.min() <= 1e-5 * found.max()
     assert FLOOR <= float(found.max()) <= value * (1 + 2e-4) + FLOOR * 1.001
 
 
 def test_each_image_of_a_batch_and_each_slice_of_cells_is_on_its_own():
     first, second = errors(32, 48, seed=1), errors(32, 48, seed=2)
-    together = error_budget(torch.cat((first, second)), radius_cells=1)
-    torch.testing.assert_close(together[:1], error_budget(first, radius_cells=1))
-    torch.testing.assert_close(together[1:], error_budget(second, radius_cells=1))
+    together = error_budget(torch.cat((first, second)), power=1, radius_cells=1)
+    torch.testing.assert_close(together[:1], error_budget(first, power=1, radius_cells=1))
+    torch.testing.assert_close(together[1:], error_budget(second, power=1, radius_cells=1))
     changed = first.clone()
     changed[..., :8] *= 3
-    before, after = (error_budget(image, radius_cells=1) for image in (first, changed))
+    before, after = (error_budget(image, power=1, radius_cells=1) for image in (first, changed))
     torch.testing.assert_close(before[..., 16:], after[..., 16:])  # two cells away
     assert (before[..., 8:16] != after[..., 8:16]).any()
 
 
 def test_sizes_that_are_no_whole_cells_are_refused():
     with pytest.raises(ValueError, match=r"the plane has shape \(16, 20\); cut it to multiples of 8 pixels"):
-        error_budget(torch.ones(1, 1, 16, 20))
+        error_budget(torch.ones(1, 1, 16, 20), power=1)
     with pytest.raises(ValueError, match=r"has shape \(4, 16, 16\); cut"):
-        error_budget(torch.ones(1, 1, 4, 16, 16))
+        error_budget(torch.ones(1, 1, 4, 16, 16), power=1)
 
 
 # ---- as a network
@@ -210,19 +210,19 @@ def test_it_is_a_network_of_its_own_kind_whose_weights_are_those_of_the_other():
 )  # fmt: skip
 def test_what_it_cannot_be_made_with_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
-        ErrorBudget(UNET, **arguments)
+        ErrorBudget(UNET, **({"power": 1.0} | arguments))
 
 
 def test_it_is_no_restorer_and_wraps_none():
     with pytest.raises(ValueError, match="a network of kind 'budget' as its restorer; those are unet"):
         make_network({"kind": "budget", "of": UNET}, role="restorer")
     with pytest.raises(ValueError, match="a network of kind 'unet' as its mask"):
-        ErrorBudget({"kind": "unet", "widths": [4, 8]})
+        ErrorBudget({"kind": "unet", "widths": [4, 8]}, power=1.0)
 
 
 def budget_of(of: dict[str, Any], *, halo_px: int | None = None) -> MaskModel:
     torch.manual_seed(5)
-    network = ErrorBudget(of, radius_cells=2).eval()
+    network = ErrorBudget(of, power=1.0, radius_cells=2).eval()
     lively(network.of)
     card = ModelCard(
         name="budget", role="mask", network={"kind": "budget", "of": of, "radius_cells": 2},
@@ -267,7 +267,17 @@ def test_without_the_reach_of_its_windows_seams_appear(trained, set_effort):
 
 
 @pytest.mark.parametrize(
-    ("distance", "power"), [("l1", 2.0), ("l1.5", 3.0), ("l2", 4.0), ("l64", 64.0), ("linf", 2.0), ("ssim", 2.0)]
+    ("distance", "power"), [("l1", 2.0), ("l1.5", 3.0), ("l2", 4.0), ("l64", 64.0), ("linf", 64.0), ("ssim", 2.0)]
 )
 def test_the_power_is_twice_that_of_the_distance(distance, power):
     assert budget_power(parse_distance(distance)) == power
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_so_that_the_plane_is_refused(value):
+    error = errors(16, 16, middle=0.02)
+    assert torch.isfinite(error_budget(error, power=2)).all()
+    error[0, 0, 3, 4] = value
+    found = error_budget(error, power=2)
+    assert found[0, 0, 3, 4].isnan()
+    assert torch.isfinite(found).sum() == error.numel() - 1

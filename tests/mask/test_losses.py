@@ -169,7 +169,11 @@ def test_the_other_losses_take_the_power_of_the_distance_and_else_one(loss, refe
 @pytest.mark.parametrize(
     ("distance", "crops", "message"),
     [
-        ("linf", {}, "the distance linf has no gradient to train with; train with l1, or with the loss score: its mas"),
+        (
+            "linf",
+            {},
+            "the distance linf has no gradient to train with; train with l1, or with the loss quantile: its mas",
+        ),
         ("ssim", {"dims": 3}, "the distance ssim is one of planes, and these are volumes; train with l1 or l2"),
         ("ssim", {"size_px": 8}, "the distance ssim needs crops of at least 11 pixels, and these have 8; take larger"),
         ("lpips-vgg", {"size_px": 12}, "the distance lpips-vgg needs crops of at least 16 pixels, and these have 12"),

@@ -66,7 +66,9 @@ def test_a_weight_that_collapses_is_said_and_left_out(monkeypatch):
 
 def test_a_search_in_which_all_collapse_says_so_and_what_to_do(monkeypatch):
     monkeypatch.setattr(collapse, "_SAME", 10.0)
-    with pytest.raises(CollapsedError, match=r"collapsed with each of 2 weights around .*; take the loss score, which"):
+    with pytest.raises(
+        CollapsedError, match=r"collapsed with each of 2 weights around .*; take the loss quantile, which"
+    ):
         searched(lambda network: Validation(masked_share=0.5), ladder=(1.0, 2.0))
 
 

@@ -240,7 +240,7 @@ def test_while_it_runs_its_loss_its_masks_and_the_time_left_are_seen(bench, play
     assert len(open_bars()) == 1
     bench.wait(lambda: bench.page.plots)
     shares, loss = (plot.axes for plot in bench.page.plots)
-    bench.wait(lambda: len(shares.get_lines()) == 2)
+    bench.wait(lambda: shares.get_lines() and len(shares.get_lines()[0].get_xdata()) == 2)  # drawn a moment later
     np.testing.assert_allclose(shares.get_lines()[0].get_xydata(), [(400, 30), (600, 40)])
     assert loss.get_lines()[0].get_xdata()[-1] == 600
     assert "S3_0, a validation field: 50 % of it masked." in bench.page.preview.title.text()

@@ -36,6 +36,7 @@ class Fingerprint(BaseModel):
     normalisation: Normalisation
     dtype: str = _DEPLOYED_DTYPE
     tiles: Literal["exact", "never cut"] = "exact"
+    context_px: int = 0
 
     @classmethod
     def of(cls, restorer: Any, mask_card: ModelCard, mask_sha256: str) -> Fingerprint:
@@ -46,6 +47,7 @@ class Fingerprint(BaseModel):
             mask_sha256=mask_sha256,
             normalisation=restorer.card.normalisation,
             tiles="exact" if bounded else "never cut",
+            context_px=mask_card.context_px,
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
@@ -56,6 +58,7 @@ class Fingerprint(BaseModel):
             "normalisation": "the normalisation of intensities",
             "dtype": "the number type",
             "tiles": "the tiling",
+            "context_px": "the window of the error budget",
         }
         return [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
 
@@ -312,7 +315,11 @@ class Certificate(BaseModel):
             )
 
     def check_plane(self, shape: tuple[int, int], *, name: str) -> None:
-        """Raise ValueError if planes of `shape`, on the restored grid, are smaller than those of the calibration."""
+        """Raise ValueError if the promise does not carry over to planes of `shape`, on the restored grid.
+
+        They may not be smaller than those of the calibration; nor larger, where the uncertainty depends on what lies
+        around a field and the calibration fields had less around them.
+        """
         for needed, what in ((self.field_shape, "fields"), (self.plane_shape or self.field_shape, "planes")):
             if any(n < calibrated for n, calibrated in zip(shape, needed, strict=True)):
                 small, large = (" × ".join(map(str, size)) for size in (shape, needed))
@@ -320,6 +327,17 @@ class Certificate(BaseModel):
                     f"{name} has planes of {small} pixels, smaller than the calibrated {what} of {large}: the promise "
                     f"says nothing about them; take an image of at least that size, or calibrate on smaller {what}"
                 )
+        planes, around = self.plane_shape or self.field_shape, 2 * self.fingerprint.context_px
+        roomy = all(n >= field + around for n, field in zip(planes, self.field_shape, strict=True))
+        if around and not roomy and any(n > calibrated for n, calibrated in zip(shape, planes, strict=True)):
+            large, calibrated, enough = (
+                " × ".join(map(str, size)) for size in (shape, planes, [field + around for field in self.field_shape])
+            )
+            raise ValueError(
+                f"{name} has planes of {large} pixels, larger than the calibrated ones of {calibrated}: the error "
+                "budget adds up what lies around a field, so the promise does not carry over; calibrate on planes of "
+                f"{large}, or cut fields (--field-px) from planes of at least {enough}"
+            )
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""

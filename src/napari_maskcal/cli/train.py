@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,18 @@ def train(out: Path, fresh: bool, no_cache: bool, as_json: bool, **chosen: Any) 
         trained, whole = _train(plan, chosen["device"], checkpoint, cache)
     if not whole:
         raise InterruptedError(_stopped(trained, plan))
+    if not trained.is_complete:  # a calibrated bundle must not be replaced by one that promises nothing
+        out = free_name(out.with_stem(f"{out.stem}-uncalibrated"))
     trained.save(out)
     _tell(trained, plan, out, as_json=as_json)
+    if not trained.is_complete:
+        raise ValueError(f"the calibration was refused, see above; the network alone is in {out}")
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or the next numbered name that no file has."""
+    names = (path.with_stem(f"{path.stem}-{i}") for i in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def _plan(where: Where, chosen: dict[str, Any], cache: Cache | None) -> TrainingPlan:

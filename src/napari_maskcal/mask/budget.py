@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from napari_maskcal.distance.linf import LInfinity
 from napari_maskcal.distance.lp import Lp
 from napari_maskcal.mask.scores import FLOOR
-from napari_maskcal.restore.kinds import make_network
+from napari_maskcal.restore.kinds import BUDGET_CELL_PX, make_network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CELL_PX = 8
+    from napari_maskcal.distance.base import Distance
+
+CELL_PX = BUDGET_CELL_PX
 """Windows move in steps of this many pixels, so that sums over them are sums over cells."""
 RADIUS_CELLS = 8
 """A window reaches this many cells to each side: 136 pixels, about the size of a field."""
@@ -32,9 +35,10 @@ class ErrorBudget(nn.Module):
 
         (mean over the window around x of e(y)^power where e(y) <= e(x), and 0 elsewhere) ^ (1 / power).
 
-    Inside a window pixels keep the order of e. What changes is where one threshold cuts: a threshold of e marks the
-    same kind of pixel in every field, though most fields keep within tolerance as they are; a threshold of the budget
-    marks as many as each field has too many. A field that is good on the whole is left alone.
+    Pixels of one cell of 8 x 8 keep the order of e. What changes is where one threshold cuts: a threshold of e marks
+    the same kind of pixel in every field, though most fields keep within tolerance as they are; a threshold of the
+    budget marks more where the whole window is worse, and nothing where no window's power mean of e exceeds it. e
+    stands for the error up to a factor, which calibration settles: of the quantile loss it is the interval's width.
 
     Parameters
     ----------
@@ -48,9 +52,11 @@ class ErrorBudget(nn.Module):
     Notes
     -----
     A threshold adapted to the field is a global threshold of an adapted map, so the certificate needs nothing new:
-    any positive map can be calibrated, and this one has a bounded reach, so tiles stay exact. The sum over the
-    smaller ones is one of a histogram: `_LEVELS` logarithmic bins of e in each cell, added over the cells of the
-    window; inside a bin it is interpolated, so it is continuous and grows with e.
+    any positive map can be calibrated, and this one has a bounded reach, so tiles stay exact. But it depends on what
+    lies around a field, so a promise made on whole small planes is void on larger ones: `Certificate.check_plane`.
+
+    The sum over the smaller ones is one of a histogram: `_LEVELS` logarithmic bins of e in each cell, added over the
+    cells of the window; inside a bin it is interpolated, so it is continuous and grows with e.
 
     References
     ----------
@@ -58,7 +64,7 @@ class ErrorBudget(nn.Module):
     Regression", NeurIPS 2019; this score is the project's own, see docs/method.md.
     """
 
-    def __init__(self, of: dict[str, Any], *, power: float = 1.0, radius_cells: int = RADIUS_CELLS) -> None:
+    def __init__(self, of: dict[str, Any], *, power: float, radius_cells: int = RADIUS_CELLS) -> None:
         super().__init__()
         if not (isfinite(power) and 1 <= power <= _LARGEST_POWER):
             raise ValueError(f"the budget's power is {power!r}; give a number from 1 to 64")
@@ -80,16 +86,18 @@ class ErrorBudget(nn.Module):
         return error_budget(self.of(degraded, restored), power=self.power, radius_cells=self.radius_cells)
 
 
-def budget_power(distance: Any) -> float:
-    """Return the power for a distance: twice the P of an Lp distance; 2 for those that have none.
+def budget_power(distance: Distance) -> float:
+    """Return the power for a distance: twice the P of an Lp distance, at most 64; 64 for L-infinity; 2 for others.
 
-    Chosen on the development groups of the benchmark's tasks: P itself follows the whole predicted error, and so
+    Chosen on the groups that train and validate in the benchmark: P itself follows the whole predicted error, and so
     trusts that prediction too much in the groups where it fails; much larger powers are no budget any more.
     """
-    return min(2 * float(distance.p), _LARGEST_POWER) if isinstance(distance, Lp) else 2.0
+    if isinstance(distance, LInfinity):
+        return _LARGEST_POWER  # its P has no bound: the budget is e itself, but for rounding
+    return min(2 * distance.p, _LARGEST_POWER) if isinstance(distance, Lp) else 2.0
 
 
-def error_budget(error: Tensor, *, power: float = 1.0, radius_cells: int = RADIUS_CELLS) -> Tensor:
+def error_budget(error: Tensor, *, power: float, radius_cells: int = RADIUS_CELLS) -> Tensor:
     """Return the budget of each pixel of an estimated error, (N, 1, Y, X) or (N, 1, Z, Y, X); see `ErrorBudget`.
 
     Raises
@@ -99,6 +107,9 @@ def error_budget(error: Tensor, *, power: float = 1.0, radius_cells: int = RADIU
     """
     if any(size % CELL_PX for size in error.shape[2:]):
         raise ValueError(f"the plane has shape {tuple(error.shape[2:])}; cut it to multiples of {CELL_PX} pixels")
+    broken = ~torch.isfinite(error)
+    if broken.any():  # whoever asked refuses the plane; here it must only not become a wrong place in the histogram
+        error = torch.where(broken, torch.ones_like(error), error)
     level, inside = _levels(error)
     place = _cells(error) * _LEVELS + level
     cells = [size // CELL_PX for size in error.shape[2:]]
@@ -109,7 +120,7 @@ def error_budget(error: Tensor, *, power: float = 1.0, radius_cells: int = RADIU
     smaller = nn.functional.pad(around.cumsum(-1), (1, 0))[..., :-1]
     spent: Tensor = (smaller.flatten()[place] + around.flatten()[place] * inside).pow(1 / power) * _HIGHEST
     # The rest is for pixels whose sum is next to nothing: above 0, on the grid of thresholds, and in an order.
-    return spent + FLOOR + _LOWEST * error
+    return torch.where(broken, torch.full_like(spent, torch.nan), spent + FLOOR + _LOWEST * error)
 
 
 def _levels(error: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,5 +30,5 @@ def refuse_collapse(network: MaskNetwork, batch: Batch, *, weight: float) -> Non
         wrong, remedy = ("low", "larger") if mean > 0.5 else ("high", "smaller")
         raise CollapsedError(
             f"the mask collapsed: it is {mean:.3f} everywhere; the loss weight {weight:g} is too {wrong}: take a "
-            f"{remedy} one, or the loss score, which has none"
+            f"{remedy} one, or the loss quantile, which has none"
         )

@@ -151,7 +151,7 @@ def loss_for(recipe: Recipe, *, dims: int = 2, size_px: int | None = None) -> Lo
 def _differentiable(distance: Distance, dims: int, size_px: int | None) -> Any:
     if not distance.differentiable:
         raise ValueError(
-            f"the distance {distance.name} has no gradient to train with; train with l1, or with the loss score: "
+            f"the distance {distance.name} has no gradient to train with; train with l1, or with the loss quantile: "
             f"its masks can be calibrated for {distance.name} all the same"
         )
     if not is_built_in(distance) or isinstance(distance, Lp):

@@ -15,8 +15,7 @@ from napari_maskcal.mask.learner import Learner
 from napari_maskcal.mask.losses import likelihood_loss, loss_for, paper_loss, quantile_loss, score_loss
 from napari_maskcal.mask.network import network_for
 from napari_maskcal.mask.recipe import Recipe, TrainingField, Validation
-from napari_maskcal.restore.device import pick_device
-from napari_maskcal.restore.engine import _is_out_of_memory
+from napari_maskcal.restore.device import is_out_of_memory, pick_device
 from napari_maskcal.restore.events import CancelToken, StepDone, TrainingDone, TrainingStarted, Validated, Warned
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ class _Run:
             except FloatingPointError as error:
                 raise self._diverged(str(error), batch) from None
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             self.learner.lower()  # outside the except block: its traceback would keep the tensors alive
             yield Warned(
@@ -226,13 +225,12 @@ class _Run:
     def _diverged(self, what: str, batch: Batch) -> DivergedError:
         faulty = self.learner.faulty(batch)
         source = f", from field {', '.join(faulty[:3])}" if faulty else ""
-        remedy = "leave that field out, or lower" if faulty else "lower"
+        remedy = "leave that field out, or take" if faulty else "take"
         kept = ""
         if self.keeper is not None and self.keeper.kept_step:
             kept = f"; {self.keeper.path} holds the training up to step {self.keeper.kept_step}"
         best = self._best() if self.progress.best is not None else None
         return DivergedError(
-            f"{what} at step {self.progress.step + 1}{source}; {remedy} the learning rate, now "
-            f"{self.recipe.learning_rate:g}{kept}",
+            f"{what} at step {self.progress.step + 1}{source}; {remedy} another loss or seed{kept}",
             best,
         )

@@ -74,8 +74,8 @@ def search_weight(
     if cancel.cancelled:
         return recipe
     raise CollapsedError(
-        f"the mask collapsed with each of {len(ladder)} weights around {balance:.3g}; take the loss score, which has "
-        "none"
+        f"the mask collapsed with each of {len(ladder)} weights around {balance:.3g}; take the loss quantile, "
+        "which has none"
     )
 
 

@@ -35,7 +35,7 @@ def own_faults(
         told = "has no restored image"
         faults.append(Fault(file=triplet.degraded.describe(), fault=told, remedy="add it, or choose a restorer"))
     faults += [
-        Fault(file=parts[name].describe(), fault="was used to train", remedy="calibrate with fields kept from training")
+        Fault(file=parts[name].describe(), fault="was used to train", remedy="leave all fields of its specimen out")
         for name, fact in facts.items()
         if fact.sha256 in foreign_to
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
+from napari_maskcal.restore.kinds import BUDGET_CELL_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,10 +97,26 @@ class ModelCard(BaseModel):
     trained_on: tuple[str, ...] = ()
     trained_on_sha256: tuple[str, ...] = ()
 
+    @property
+    def context_px(self) -> int:
+        """How far around a pixel an error budget adds up; 0 where the uncertainty is that of the pixel itself."""
+        return _context_px(self.network)
+
     def knows(self, groups: Iterable[str]) -> list[str]:
         """Return which of `groups` this network was trained on, also those of which only a folder has the name."""
-        trained = {name.casefold() for name in self.trained_on}
-        return sorted({group for group in groups if trained & {group.casefold(), *group.casefold().split("/")}})
+        trained = {_same(name) for name in self.trained_on}
+        return sorted({group for group in groups if trained & {_same(part) for part in (group, *group.split("/"))}})
+
+    def named_in(self, names: Iterable[str]) -> list[str]:
+        """Return which of the trained specimens file names tell of, where no groups were named: ``mouse1_07.tif``."""
+        texts = [_same(name) for name in names]
+        patterns = {name: rf"(?<![^\W_]){re.escape(_same(name))}(?![^\W_])" for name in self.trained_on}
+        return sorted(name for name, pattern in patterns.items() if any(re.search(pattern, text) for text in texts))
+
+    @property
+    def names_no_specimens(self) -> bool:
+        """Whether it was trained on images that are known by their content alone."""
+        return bool(self.trained_on_sha256) and not self.trained_on
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -106,6 +125,22 @@ class ModelCard(BaseModel):
         if not self.trained_on_sha256:
             content.pop("trained_on_sha256", None)
         return content
+
+
+def _same(name: str) -> str:
+    """Return a name as it is compared: whatever its case, its blanks at the ends and how accents are encoded."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def _context_px(spec: Any) -> int:
+    """Return the reach of the error budgets in an architecture, wherever they are nested."""
+    if not isinstance(spec, dict):
+        return 0
+    members = spec.get("members")
+    inner = [spec.get("of"), *(members if isinstance(members, list | tuple) else [])]
+    radius = spec.get("radius_cells")
+    own = BUDGET_CELL_PX * (radius + 1) if spec.get("kind") == "budget" and isinstance(radius, int) else 0
+    return own + max(map(_context_px, inner))
 
 
 def parse_card(text: str, *, source: str) -> ModelCard:

@@ -24,6 +24,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; processors, Apple's GPUs and CUDA's libraries have no class of their own, only texts."""
+    texts = ("out of memory", "not enough memory", "can't allocate memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
+
+
 def _candidates() -> list[torch.device]:
     found = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_maskcal.restore.device import pick_device
+from napari_maskcal.restore.device import is_out_of_memory, pick_device
 from napari_maskcal.restore.events import CancelToken, Event, PlaneDone, Started, TileDone, Warned
 from napari_maskcal.restore.given import NOTHING_GIVEN, Given, check_given, read_uncertainty
 from napari_maskcal.restore.tiles import Plan, Tile, plan_tiles, smallest_tile_px
@@ -171,7 +171,7 @@ def _until_it_fits(
         try:
             yield from _run(source, pending, plan, pair, effort, cancel, len(planes))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = True
         if out_of_memory:  # outside the except block: its traceback would keep the tensors alive
@@ -189,12 +189,6 @@ def _until_it_fits(
                 message=f"{tried.device} ran out of memory; going on with {effort.batch} tile(s) of at most "
                 f"{effort.max_tile_px} pixels at a time on {effort.device}"
             )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; processors, Apple's GPUs and CUDA's libraries have no class of their own, only texts."""
-    texts = ("out of memory", "not enough memory", "can't allocate memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
 
 
 def _plan(shape: tuple[int, int], pair: Pair, effort: Effort) -> Plan:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+BUDGET_CELL_PX = 8  # windows of an error budget move in steps of so many pixels
 GIVEN = "given"  # no network at all: the map, or the restored image, comes with the input
 KINDS = {
     "restorer": {

@@ -21,6 +21,7 @@ from napari_maskcal.mask.learner import Learner
 from napari_maskcal.models import load_mask_model
 from napari_maskcal.read.tiff import read_tiff
 from napari_maskcal.restore.events import Failed
+from napari_maskcal.review.training_request import checkpoint_path
 from small_models import noisy_planes
 from triplet_files import write
 
@@ -198,10 +199,15 @@ def test_a_calibration_that_is_refused_keeps_the_network(train, target, monkeypa
         yield Failed(error=ValueError("the fields are of two sizes"))
 
     monkeypatch.setattr(training, "measure", refused)
-    ended = train("--tolerance", TOLERANCE, "--confidence", 0.8)
-    assert ended.code == 0
-    assert "maskcal: the network is trained, but not calibrated: the fields are of two sizes" in ended.err
-    assert read_content(target).certificate is None
+    target.write_bytes(b"a promise of last week")
+    for name in ("mine-uncalibrated.maskcal", "mine-uncalibrated-2.maskcal"):
+        ended = train("--tolerance", TOLERANCE, "--confidence", 0.8)
+        assert ended.code == 1
+        assert "maskcal: the network is trained, but not calibrated: the fields are of two sizes" in ended.err
+        assert f"the network alone is in {target.with_name(name)}" in ended.err
+        assert read_content(target.with_name(name)).certificate is None
+    assert target.read_bytes() == b"a promise of last week"
+    assert checkpoint_path(target).exists()
 
 
 def test_ctrl_c_while_it_calibrates_is_no_success(train, target, monkeypatch):

@@ -408,7 +408,8 @@ def test_the_window_of_a_budget_belongs_to_the_fingerprint(trained):
     ("trained_on", "file", "known"),
     [
         ("mouse1", "mouse1_07.tif", True), ("Mouse1", "set/MOUSE1-a.tif", True), ("mouse1", "mouse12_07.tif", False),
-        ("mouse1", "amouse1.tif", False), ("giga_wf20x", "giga_wf20x_c1.tif", True), ("caf\u00e9", "cafe\u0301_1.tif", True),
+        ("mouse1", "amouse1.tif", False), ("giga_wf20x", "giga_wf20x_c1.tif", True),
+        ("caf\u00e9", "cafe\u0301_1.tif", True),
     ],
 )  # fmt: skip
 def test_without_groups_file_names_tell_of_trained_specimens(trained, trained_on, file, known):

@@ -153,7 +153,7 @@ def likelihood_budget(question: Question) -> Maps:
 
 
 def budget(question: Question) -> Maps:
-    """Return the error budget of `quantile`: the default, chosen on the validation fields."""
+    """Return the error budget of `quantile`: the default, chosen on the groups that train and validate."""
     return _learned(question, learned(question, "quantile"), after=_budgets)
 
 

@@ -62,7 +62,7 @@ class Learned:
 
 
 def learned(question: Question, loss: str, **changes: Any) -> Learned:
-    """Return the task's network of one loss, trained once for all distances, and for all runs with the same code."""
+    """Return the task's network of one loss, trained once for all distances and runs of one `VERSION`."""
     chosen = {"seed": question.workshop.seed, **changes}
     recipe = Recipe(loss=loss, steps=STEPS, validate_every=VALIDATE_EVERY, patience=STEPS, **chosen)
     return question.workshop.once(("learned", recipe), lambda: _kept(question, recipe))
@@ -108,6 +108,7 @@ def _digest(question: Question, recipe: Recipe) -> str:
     digest = hashlib.sha256(f"{VERSION} {recipe}".encode())
     for field in (*question.task.training, *question.task.validation):
         digest.update(field.name.encode() + field.degraded.tobytes() + field.restored.tobytes())
+        digest.update(field.truth.tobytes())
     return digest.hexdigest()[:20]
 
 

@@ -21,11 +21,9 @@ import paper_outputs
 import paper_pretrained
 import paper_rows
 from paper_fields import GroupSplit, PaperField, crop, drawn_fields, n_calibration, training_fields
-from paper_material import with_holes
 from paper_methods import MIRRORS, TURNS, Maps, Workshop
 from paper_outputs import as_csv, as_markdown, draw, mean_ratio, summary, write_all
 from paper_pretrained import Compact, bayer_samples, fill_bayer, load_compact
-from paper_restorers import Filling
 from paper_rows import KEYS, PERCENTILES, Bench, shown
 from paper_tasks import Task
 
@@ -258,18 +256,6 @@ def test_weights_of_ncnn_are_read_in_the_order_of_the_layers(tmp_path: Path, mon
     monkeypatch.setattr(paper_pretrained, "read_member", lambda *_: b"\0" * len(content))
     with pytest.raises(ValueError, match=r"no weights in float16 at byte 0; take version 2\.0\.0"):
         load_compact(tmp_path)
-
-
-def test_only_what_is_missing_is_filled() -> None:
-    photo = np.random.default_rng(0).random((1, 128, 128)).astype(np.float32)
-    degraded, truth = with_holes(photo, np.random.default_rng(1))
-    missing = degraded == 0
-    assert 0.05 < missing.mean() < 0.3
-    assert truth.min() > 0
-    np.testing.assert_array_equal(degraded[~missing], truth[~missing])
-    filled = Filling()(torch.from_numpy(degraded)[None])[0].detach().numpy()
-    np.testing.assert_array_equal(filled[~missing], truth[~missing])
-    assert (filled[missing] != 0).all()
 
 
 def test_a_finished_task_is_read_back_and_a_part_never_replaces_the_whole_table(

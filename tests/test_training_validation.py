@@ -125,7 +125,7 @@ def test_a_network_is_judged_as_it_will_be_used():
     torch.manual_seed(0)
     network = MaskNetwork((4, 8), head="exponential").requires_grad_(False).eval()
     found = judge(network)
-    assert found.masked_share == judge.share(as_used(network, power=2.0))
+    assert found.masked_share == judge.share(as_used(network, power=4.0))
     assert found.masked_share != judge.share(network)
     assert 0 < found.masked_share < 1
 

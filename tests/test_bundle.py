@@ -395,3 +395,17 @@ def test_a_certificate_that_was_cut_out_leaves_no_bundle(parts, file):
     cut = json.dumps(content).encode()
     refused(pack(file, without | {DESCRIPTION: cut}), match="its model card is not the one")
     refused(pack(file, parts | {DESCRIPTION: cut}), match="it should hold")
+
+
+@pytest.mark.parametrize(("name", "value"), [("dims", 3), ("channels", 3), ("degraded_channels", 3)])
+def test_networks_for_volumes_or_colours_are_refused_however_deep_they_are(trained, tmp_path, name, value):
+    model = trained.mask_model
+    network = {"kind": "mask-unet", "head": "quantile", "widths": [4, 8], name: value}
+    inside = {"kind": "budget", "power": 2.0, "of": {"kind": "mask-ensemble", "members": [network]}}
+    for spec in (network, inside):
+        card = model.card.model_copy(update={"network": spec})
+        with pytest.raises(
+            ValueError, match="is a network for volumes or colours, and a bundle holds those for planes"
+        ):
+            write_bundle(tmp_path / "m.maskcal", model.network, card, None)
+    assert not (tmp_path / "m.maskcal").exists()

@@ -25,7 +25,7 @@ from napari_maskcal.restore.card import ModelCard, first_fault
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ _DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.sa
 _CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
 _MASK = "mask"  # the hash of card and weights, where no certificate has it
 _LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
+_OF_PLANES = {"dims": 2, "channels": 1, "degraded_channels": 1}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
@@ -101,12 +102,21 @@ def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certifi
 
 def _check_planes(card: ModelCard) -> None:
     """Refuse what would be written and could never be read again."""
-    spec = card.network.get("of", card.network)
-    if spec.get("dims", 2) != 2 or spec.get("channels", 1) != 1 or spec.get("degraded_channels", 1) != 1:
+    if any(spec.get(name, usual) != usual for spec in _nested(card.network) for name, usual in _OF_PLANES.items()):
         raise ValueError(
             f"{card.name} is a network for volumes or colours, and a bundle holds those for planes of one channel; use "
             "it from Python"
         )
+
+
+def _nested(spec: Any) -> Iterator[dict[str, Any]]:
+    """Yield an architecture and all that it is made of."""
+    if not isinstance(spec, dict):
+        return
+    yield spec
+    members = spec.get("members")
+    for inner in (spec.get("of"), *(members if isinstance(members, list | tuple) else ())):
+        yield from _nested(inner)
 
 
 def _checked_curves(certificate: Certificate, card: ModelCard, weights: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The smallest masks that there are: made by who knows the truth, the floor that no method can be below."""
+"""The smallest masks that there are: made by who knows the truth, the floor that no binary mask can be below."""
 
 from __future__ import annotations
 

@@ -352,3 +352,17 @@ def test_a_plane_with_nothing_between_its_percentiles_is_named():
     assert [fault for _, fault in told(layers(degraded=degraded, truth=truth))][:1] == [
         "has nothing to restore: its percentiles 1 and 99.8 are both 0"
     ]
+
+
+@pytest.mark.parametrize("twin", ["Fish 1", "fish 1 ", "FISH 1"])
+def test_a_specimen_spelled_in_two_ways_does_not_count_as_two(twin):
+    arrays = noise(3, 8, 9), noise(3, 8, 9, seed=1)
+    told = [
+        (one.fault, one.remedy)
+        for groups in (["fish 1", "fish 2", twin], ["fish 1", "fish 2", "fish 11"])
+        for triplets in [triplets_from_arrays(*arrays, groups=groups)]
+        for one in all_faults(triplets, list(survey(triplets)), minimal_groups=3)
+    ]
+    assert told == [
+        (f"of {twin!r} and of 'fish 1' would count as two specimens", "spell a specimen's name in one way")
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ from napari_maskcal.read.checks import Duplicates, own_faults
 from napari_maskcal.read.consistency import Consistency
 from napari_maskcal.read.facts import Facts, facts_from_bytes, facts_to_bytes, measure
 from napari_maskcal.read.faults import Fault, fault_of, unique
+from napari_maskcal.read.names import as_compared
 from napari_maskcal.read.opened import file_key, file_state
 from napari_maskcal.read.parts import REMEDY
 
@@ -131,7 +132,18 @@ def all_faults(triplets: Triplets, surveyed: Sequence[Surveyed], *, minimal_grou
         How many groups, that is specimens, the work to come takes.
     """
     found = [fault for field in surveyed for fault in field.faults]
-    return unique((*triplets.faults, *found, *_too_few(surveyed, minimal_groups)))
+    return unique((*triplets.faults, *found, *_twins(triplets), *_too_few(surveyed, minimal_groups)))
+
+
+def _twins(triplets: Triplets) -> Iterator[Fault]:
+    """Find specimens whose names differ so little that they may be one, which must not count twice."""
+    if not triplets.grouped:
+        return
+    spelled: dict[str, str] = {}
+    for group in dict.fromkeys(triplet.group for triplet in triplets):
+        if (first := spelled.setdefault(as_compared(group), group)) != group:
+            told = f"of {group!r} and of {first!r} would count as two specimens"
+            yield Fault(file="the fields", fault=told, remedy="spell a specimen's name in one way")
 
 
 def _look(

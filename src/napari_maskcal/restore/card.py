@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from napari_maskcal.read.names import as_compared
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
 from napari_maskcal.restore.kinds import BUDGET_CELL_PX
 
@@ -104,13 +104,15 @@ class ModelCard(BaseModel):
 
     def knows(self, groups: Iterable[str]) -> list[str]:
         """Return which of `groups` this network was trained on, also those of which only a folder has the name."""
-        trained = {_same(name) for name in self.trained_on}
-        return sorted({group for group in groups if trained & {_same(part) for part in (group, *group.split("/"))}})
+        trained = {as_compared(name) for name in self.trained_on}
+        return sorted(
+            {group for group in groups if trained & {as_compared(part) for part in (group, *group.split("/"))}}
+        )
 
     def named_in(self, names: Iterable[str]) -> list[str]:
         """Return which of the trained specimens file names tell of, where no groups were named: ``mouse1_07.tif``."""
-        texts = [_same(name) for name in names]
-        patterns = {name: rf"(?<![^\W_]){re.escape(_same(name))}(?![^\W_])" for name in self.trained_on}
+        texts = [as_compared(name) for name in names]
+        patterns = {name: rf"(?<![^\W_]){re.escape(as_compared(name))}(?![^\W_])" for name in self.trained_on}
         return sorted(name for name, pattern in patterns.items() if any(re.search(pattern, text) for text in texts))
 
     @property
@@ -125,11 +127,6 @@ class ModelCard(BaseModel):
         if not self.trained_on_sha256:
             content.pop("trained_on_sha256", None)
         return content
-
-
-def _same(name: str) -> str:
-    """Return a name as it is compared: whatever its case, its blanks at the ends and how accents are encoded."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def _context_px(spec: Any) -> int:

@@ -172,8 +172,11 @@ def test_json_says_what_became_of_each_specimen_and_how_it_went(train, target):
     assert told["certificate"]["tolerance"] == TOLERANCE
     assert told["recipe"]["steps"] == 6
     assert told["best_step"] in [step for step, _ in told["validated"]]
-    assert 0 <= told["masked_share"] == min(share for _, share in told["validated"]) <= 1
-    assert 0 <= told["baseline_share"] <= 1
+    own = told["judged"]["trained network"]["masked_share"]
+    assert 0 <= own == min(share for _, share in told["validated"]) <= 1
+    assert told["kept"] in told["judged"]
+    assert told["masked_share"] == told["judged"][told["kept"]]["masked_share"]
+    assert all(0 <= one["untouched_share"] <= 1 for one in told["judged"].values())
     assert told["stopped"] == "finished"
 
 

@@ -12,8 +12,8 @@ import napari_maskcal
 GUI = {"napari", "qtpy", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
 HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
 TORCH_NEEDED = ("restore.device", "restore.engine", "restore.unet", "restore.whole", "mask.budget", "mask.checkpoint",
-                "mask.collapse", "mask.learner", "mask.losses", "mask.network", "mask.scores", "mask.train",
-                "mask.weight")  # fmt: skip
+                "mask.collapse", "mask.composed", "mask.learner", "mask.losses", "mask.network", "mask.scores",
+                "mask.train", "mask.weight")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

@@ -24,10 +24,12 @@ from napari_maskcal.restore.events import (
     StepDone,
     TrainingDone,
     TrainingStarted,
+    UncertaintyJudged,
     Validated,
     Warned,
 )
 from napari_maskcal.training import Preview, Trained, plan_training, train, training
+from napari_maskcal.training_choice import BARE, SMOOTHED, TRAINED
 from napari_maskcal.training_fields import available_bytes, bytes_held, check_memory
 from training_triplets import TINY, images, of, triplets
 
@@ -55,6 +57,10 @@ def trained(**options: Any) -> Trained:
 @pytest.fixture(scope="module")
 def done() -> Trained:
     return trained()
+
+
+def share_of(result: Trained, name: str) -> float:
+    return next(one.masked_share for one in result.judged if one.name == name)
 
 
 def saved(result: Trained, path: Path) -> bytes:
@@ -155,13 +161,14 @@ def test_the_stream_tells_of_each_stage_and_ends_with_the_result():
     assert isinstance(validated[0].preview, Preview)
     assert validated[0].preview.name in {f"field {g.removeprefix('mouse ')}" for g in result.split.validation}
     assert result.masked_share == min(event.masked_share for event in validated)
-    assert 0 < result.baseline_share <= 1
+    assert [event.name for event in events if isinstance(event, UncertaintyJudged)] == [TRAINED, SMOOTHED, BARE]
+    assert result.judged == tuple(event for event in events if isinstance(event, UncertaintyJudged))
 
 
 def test_training_learns_where_the_error_is():
     result = trained(recipe=replace(TINY, steps=60, validate_every=20))
     assert result.masked_share is not None
-    assert result.masked_share < 0.8 * result.baseline_share
+    assert result.masked_share < 0.8 * share_of(result, SMOOTHED)
 
 
 # ---- a training that is stopped

@@ -15,9 +15,10 @@ from napari_maskcal.training_validation import (
     Judge,
     as_used,
     judged_tolerances,
-    masked_share_figure,
+    masked_shares,
     thinned,
     uncertainty_map,
+    validation_thresholds,
 )
 from training_fields import training_fields
 from training_triplets import TINY, triplets
@@ -27,7 +28,8 @@ L1 = parse_distance("l1")
 
 def figure(uncertainties: list[list[float]], errors: list[list[float]], tolerances: list[float], confidence=0.9):
     u, truths = (np.array(values)[:, None] for values in (uncertainties, errors))
-    return masked_share_figure(u, np.zeros_like(truths), truths, L1, tolerances, confidence=confidence)
+    thresholds = validation_thresholds(u, np.zeros_like(truths), truths, L1, tolerances, confidence=confidence)
+    return masked_shares(u, thresholds).mean()
 
 
 def test_the_threshold_is_the_smallest_of_few_fields():
@@ -70,10 +72,11 @@ def test_a_distance_that_is_walked_gives_nearly_the_same_as_a_sort():
         between = staticmethod(L1.between)
 
     exact, walked = (
-        masked_share_figure(u, restored, truths, d, [0.1, 0.2], confidence=0.9) for d in (L1, Walked())
-    )  # fmt: skip
-    assert 0 < exact < 1
-    assert walked == pytest.approx(exact)
+        masked_shares(u, validation_thresholds(u, restored, truths, d, [0.1, 0.2], confidence=0.9))
+        for d in (L1, Walked())
+    )
+    assert 0 < exact.mean() < 1
+    np.testing.assert_allclose(walked, exact)
 
 
 def test_without_a_tolerance_it_is_three_percentiles_of_the_distances():
@@ -110,7 +113,7 @@ def test_of_too_many_fields_each_group_keeps_some():
 @pytest.mark.parametrize("factor", [1, 2])
 def test_a_map_of_any_size_in_tiles_is_that_of_the_whole(monkeypatch, factor):
     torch.manual_seed(0)
-    module = as_used(MaskNetwork((4, 8), head="exponential").requires_grad_(False).eval(), power=2.0)
+    module = as_used(MaskNetwork((4, 8), head="exponential"), power=2.0).network()
     (field,) = training_fields(1, shape=(440, 60 * factor), factor=factor)
     whole = uncertainty_map(module, field.degraded[0], field.restored[0])
     monkeypatch.setattr("napari_maskcal.training_validation._LARGEST_TILE_PX", 256)
@@ -125,8 +128,8 @@ def test_a_network_is_judged_as_it_will_be_used():
     torch.manual_seed(0)
     network = MaskNetwork((4, 8), head="exponential").requires_grad_(False).eval()
     found = judge(network)
-    assert found.masked_share == judge.share(as_used(network, power=4.0))
-    assert found.masked_share != judge.share(network)
+    assert found.masked_share == judge.shares(as_used(network, power=4.0).network())[0]
+    assert found.masked_share != judge.shares(network)[0]
     assert 0 < found.masked_share < 1
 
 
@@ -137,8 +140,10 @@ def test_what_knows_where_the_error_is_masks_less_than_what_does_not():
         def forward(self, degraded, restored):
             return 1 + restored  # the brighter half is the bad one
 
-    assert judge.share(Right()) < judge.share(Constant()) == 1
-    assert judge.share(Residual()) <= 1
+    (right, _), (constant, untouched) = judge.shares(Right()), judge.shares(Constant())
+    assert right < constant == 1
+    assert untouched == 0
+    assert judge.shares(Residual())[0] <= 1
 
 
 def test_the_preview_is_a_field_with_the_mask_of_the_moment():

@@ -1,9 +1,10 @@
-"""The training stages in order: survey -> restore -> train (judged on held-out specimens) -> calibrate."""
+"""The training stages in order: survey -> restore -> train -> choose, both by validation specimens -> calibrate."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.calibration import measure
@@ -18,9 +19,11 @@ from napari_maskcal.restore.events import (
     Failed,
     FieldSurveyed,
     TrainingDone,
+    UncertaintyJudged,
     Warned,
 )
 from napari_maskcal.settings import DEVICE
+from napari_maskcal.training_choice import SPREAD, TRAINED, TURNED, Candidate, choose
 from napari_maskcal.training_fields import restored_fields, surveyed_triplets
 from napari_maskcal.training_plan import TrainingPlan, plan_training, plan_warnings, recipe_of
 from napari_maskcal.training_split import Split
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Preview", "Split", "Trained", "TrainingPlan", "plan_training", "recipe_of", "train", "training"]
 
 _LONGEST_NAME = 200  # of a model card
+_TITLES = {TRAINED: "mask network", TURNED: "mask network and spread"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,8 +61,9 @@ class Trained:
         How the training went; `done.stopped` is ``"cancelled"`` where it was stopped before its end.
     certificate
         None where no tolerance was given, calibration was refused, or the training was stopped.
-    baseline_share
-        What share of the validation fields the smoothed residual, which needs no training, masks at the same promise.
+    kept, judged
+        The name of the uncertainty that is in `mask_model`, and what it was chosen from; see
+        `napari_maskcal.training_choice`. Nothing was compared where the training was stopped.
     warnings
         What was otherwise than asked for.
     checkpoint
@@ -70,19 +75,21 @@ class Trained:
     recipe: Recipe
     done: TrainingDone
     certificate: Certificate | None = None
-    baseline_share: float
+    kept: str = TRAINED
+    judged: tuple[UncertaintyJudged, ...] = ()
     warnings: tuple[str, ...] = ()
     checkpoint: Path | None = None
 
     @property
     def masked_share(self) -> float | None:
         """What share of the validation fields it masks; None where it was never validated."""
-        return dict(self.done.validated).get(self.done.best_step)
+        known = {one.name: one.masked_share for one in self.judged}
+        return known.get(self.kept, dict(self.done.validated).get(self.done.best_step))
 
     @property
     def is_complete(self) -> bool:
         """Whether it came to its end, and, where a promise was asked for, to one."""
-        return self.done.stopped != "cancelled" and (self.certificate is not None or not self.split.calibration)
+        return bool(self.judged) and (self.certificate is not None or not self.split.calibration)
 
     def save(self, path: Path) -> None:
         """Write the bundle; the checkpoint of a training that came to its end is then removed.
@@ -216,19 +223,37 @@ def _stages(
     if done is None or done.step == 0:
         yield Cancelled(result=None)
         return
-    mask_model = _mask_model(plan, done, learned, notes=_recipe_words(recipe, done, len(training_fields)))
-    trained = Trained(
-        mask_model=mask_model, split=plan.split, recipe=recipe, done=done, baseline_share=_baseline(judge),
-        checkpoint=checkpoint,
-    )  # fmt: skip
-    if done.stopped != "cancelled":
-        certificate = yield from _calibrated(plan, mask_model, device, cache, cancel)
-        trained = replace(
-            trained, mask_model=replace(mask_model, certificate=certificate), certificate=certificate
-        )  # fmt: skip
+    notes = _recipe_words(recipe, done, len(training_fields))
+    trained = yield from _chosen(plan, judge, recipe, done, learned, device, cancel, notes=notes)
+    trained = replace(trained, checkpoint=checkpoint)
+    if trained.judged:
+        certificate = yield from _calibrated(plan, trained.mask_model, device, cache, cancel)
+        mask_model = replace(trained.mask_model, certificate=certificate)
+        trained = replace(trained, mask_model=mask_model, certificate=certificate)
     trained = replace(trained, warnings=tuple(warned))
-    whole = done.stopped != "cancelled" and (plan.tolerance is None or trained.certificate is not None)
-    yield Done(result=trained) if whole or not cancel.cancelled else Cancelled(result=trained)
+    yield Done(result=trained) if trained.is_complete or not cancel.cancelled else Cancelled(result=trained)
+
+
+def _chosen(
+    plan: TrainingPlan,
+    judge: Judge,
+    recipe: Recipe,
+    done: TrainingDone,
+    learned: Sequence[Surveyed],
+    device: str,
+    cancel: CancelToken,
+    *,
+    notes: str,
+) -> Generator[Event, None, Trained]:
+    """Return what goes into the bundle: what masks least, or the network of a training that was stopped."""
+    choice = None
+    if done.stopped != "cancelled":
+        choice = yield from choose(plan, judge, done.network, device=device, cancel=cancel)
+    kept = choice.kept if choice is not None else Candidate(name=TRAINED, part=as_used(done.network, power=plan.power))
+    return Trained(
+        mask_model=_mask_model(plan, kept, learned, notes=notes), split=plan.split, recipe=recipe, done=done,
+        kept=kept.name, judged=() if choice is None else choice.judged,
+    )  # fmt: skip
 
 
 def _trained(
@@ -289,35 +314,36 @@ def _about(plan: TrainingPlan, judge: Judge) -> str:
     return hashlib.sha256(f"{decides} {fields_sha256(judge.fields)}".encode()).hexdigest()
 
 
-def _baseline(judge: Judge) -> float:
-    from napari_maskcal.mask.scores import Residual
-
-    return judge.share(Residual())
-
-
-def _mask_model(plan: TrainingPlan, done: TrainingDone, learned: Sequence[Surveyed], *, notes: str) -> MaskModel:
-    """Return the network as it is used, with a card that says on what it was trained."""
+def _mask_model(plan: TrainingPlan, kept: Candidate, learned: Sequence[Surveyed], *, notes: str) -> MaskModel:
+    """Return what was kept, with a card that says on what it was trained and chosen."""
     from napari_maskcal.bundle import mask_sha256, mask_weights
 
-    network: Any = as_used(done.network, power=plan.power)
-    spec = done.network.spec
-    if plan.power is not None:
-        spec = {"kind": "budget", "of": spec, "power": plan.power, "radius_cells": network.radius_cells}
+    network: Any = kept.part.network()
     restorer = plan.restorer.card
+    # The restorer's planes are padded to its stride, and the uncertainty belongs to the padded plane.
+    stride = lcm(network.stride_px, restorer.scale_factor * restorer.stride_px)
+    hashes = {item.hashes[name] for item in learned for name in ("degraded", "truth")}
     card = ModelCard(
-        name=f"mask network for {restorer.name}"[:_LONGEST_NAME],
+        name=f"{_TITLES.get(kept.name, kept.name)} for {restorer.name}"[:_LONGEST_NAME],
         role="mask",
-        network=spec,
-        stride_px=network.stride_px,
-        halo_px=network.halo_px,
-        min_size_px=network.stride_px,
+        network=kept.part.spec,
+        stride_px=stride,
+        halo_px=-(-network.halo_px // stride) * stride,
+        min_size_px=stride,
         normalisation=restorer.normalisation,
         citation=notes,
         # Without groups the names are those of files, and other images may well have the same.
-        trained_on=(*plan.split.training, *plan.split.validation) if plan.triplets.grouped else (),
-        trained_on_sha256=tuple(sorted({item.hashes[name] for item in learned for name in ("degraded", "truth")})),
+        trained_on=_specimens(plan, kept) if plan.triplets.grouped else (),
+        trained_on_sha256=tuple(sorted(hashes | set(restorer.trained_on_sha256))),
     )
     return MaskModel(card=card, network=network, sha256=mask_sha256(card, mask_weights(network)))
+
+
+def _specimens(plan: TrainingPlan, kept: Candidate) -> tuple[str, ...]:
+    """Return which specimens had a part in it, those of a restorer that is inside too."""
+    own = (*plan.split.training, *plan.split.validation)
+    inside = plan.restorer.card.trained_on if kept.name in (TURNED, SPREAD) else ()
+    return (*own, *(name for name in inside if name not in own))
 
 
 def _recipe_words(recipe: Recipe, done: TrainingDone, fields: int) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from napari_maskcal.distance.registry import Distance
+    from napari_maskcal.mask.composed import Composed
     from napari_maskcal.mask.network import MaskNetwork
     from napari_maskcal.mask.recipe import TrainingField
     from napari_maskcal.training_plan import TrainingPlan
@@ -45,7 +46,7 @@ class Preview:
     uncertain: NDArray[np.bool_]
 
 
-def masked_share_figure(
+def validation_thresholds(
     uncertainties: Sequence[Map],
     restored: Sequence[Map],
     truths: Sequence[Map],
@@ -53,35 +54,27 @@ def masked_share_figure(
     tolerances: Sequence[float],
     *,
     confidence: float,
-) -> float:
-    """Return the mean share of pixels that a binary mask marks, at the threshold that these very fields give.
+) -> list[float]:
+    """Return the threshold of a binary mask that these very fields give, at each tolerance.
 
     Parameters
     ----------
     uncertainties, restored, truths
         Of each field, (Y, X), or (C, Y, X) of the images.
     distance, tolerances
-        See `image_threshold`; the figure is the mean over the tolerances.
+        See `image_threshold`.
     confidence
         The threshold is the k-th smallest of the fields' own, with the rank of `conformal_threshold`; where there are
         too few fields for a rank, the smallest.
     """
-    return _judge(uncertainties, restored, truths, distance, tolerances, confidence)[0]
-
-
-def _judge(
-    uncertainties: Sequence[Map],
-    restored: Sequence[Map],
-    truths: Sequence[Map],
-    distance: Distance,
-    tolerances: Sequence[float],
-    confidence: float,
-) -> tuple[float, list[float]]:
-    """Return the figure, and the threshold at each tolerance."""
     of_fields = _image_thresholds(uncertainties, restored, truths, distance, tolerances)
     rank = max(1, marginal_rank(len(uncertainties), confidence))
-    thresholds = [float(t) for t in np.sort(of_fields, axis=0)[rank - 1]]
-    return float(np.mean([(u > threshold).mean() for u in uncertainties for threshold in thresholds])), thresholds
+    return [float(t) for t in np.sort(of_fields, axis=0)[rank - 1]]
+
+
+def masked_shares(uncertainties: Sequence[Map], thresholds: Sequence[float]) -> NDArray[np.float64]:
+    """Return (fields, thresholds), the share of each field's pixels that a binary mask marks."""
+    return np.array([[(u > threshold).mean() for threshold in thresholds] for u in uncertainties])
 
 
 def _image_thresholds(
@@ -152,25 +145,26 @@ class Judge:
 
     def __call__(self, network: MaskNetwork) -> Validation:
         """Return what a network in training masks, used as it will be used."""
-        share, thresholds, maps = self._judged(as_used(network, power=self.plan.power))
+        maps, thresholds = self._judged(as_used(network, power=self.plan.power).network())
         threshold = thresholds[len(thresholds) // 2]
         shown = self.fields[self._shown]
         preview = Preview(
             name=shown.name, degraded=shown.degraded[0], restored=shown.restored[0], truth=shown.truth[0],
             uncertain=maps[self._shown] > threshold,
         )  # fmt: skip
-        return Validation(masked_share=share, preview=preview)
+        return Validation(masked_share=float(masked_shares(maps, thresholds).mean()), preview=preview)
 
-    def share(self, module: nn.Module) -> float:
-        """Return what any other uncertainty masks."""
-        return self._judged(module)[0]
+    def shares(self, module: nn.Module) -> tuple[float, float]:
+        """Return what share of all pixels any uncertainty masks, and what share of the fields it leaves alone."""
+        shares = masked_shares(*self._judged(module))
+        return float(shares.mean()), float((shares == 0).mean())
 
-    def _judged(self, module: nn.Module) -> tuple[float, list[float], list[Map]]:
+    def _judged(self, module: nn.Module) -> tuple[list[Map], list[float]]:
+        """Return the fields' maps, and the threshold at each tolerance."""
         maps = [uncertainty_map(module, field.degraded[0], field.restored[0]) for field in self.fields]
-        share, thresholds = _judge(
-            maps, self.restored, self.truths, self.plan.distance, self.tolerances, self.plan.confidence
+        return maps, validation_thresholds(
+            maps, self.restored, self.truths, self.plan.distance, self.tolerances, confidence=self.plan.confidence
         )
-        return share, thresholds, maps
 
 
 def thinned(fields: Sequence[TrainingField], most_pixels: int = MOST_PIXELS) -> list[TrainingField]:
@@ -190,18 +184,12 @@ def thinned(fields: Sequence[TrainingField], most_pixels: int = MOST_PIXELS) -> 
     return [fields[place] for place in sorted(chosen)]
 
 
-def as_used(network: MaskNetwork, *, power: float | None) -> nn.Module:
-    """Return the network as it goes into the bundle: inside an error budget of that power; None: bare."""
-    if power is None:
-        return network
-    import torch
+def as_used(network: MaskNetwork, *, power: float | None) -> Composed:
+    """Return the network as a bundle holds it: inside an error budget of that power; None: bare."""
+    from napari_maskcal.mask.composed import budget_of, of_network
 
-    from napari_maskcal.mask.budget import ErrorBudget
-
-    with torch.device("meta"):  # a stand-in without weights, whose place the network takes
-        budget = ErrorBudget(network.spec, power=power)
-    budget.of = network
-    return budget.requires_grad_(False).eval()
+    part = of_network(network)
+    return part if power is None else budget_of(part, power=power)
 
 
 def uncertainty_map(module: nn.Module, degraded: Map, restored: Map) -> NDArray[np.float32]:

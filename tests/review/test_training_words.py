@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from napari_maskcal.restore.events import TrainingDone
+from napari_maskcal.restore.events import TrainingDone, UncertaintyJudged
 from napari_maskcal.review.training_words import (
     compared_words,
     gone_on_words,
@@ -13,6 +13,7 @@ from napari_maskcal.review.training_words import (
     stopped_words,
     validated_words,
 )
+from napari_maskcal.training_choice import TURNED
 
 DONE = TrainingDone(
     network=None, step=600, best_step=400, losses=(), validated=((200, 0.5), (400, 0.3), (600, 0.4)),
@@ -48,11 +49,26 @@ def test_a_training_that_is_gone_on_with_says_so_and_a_new_one_does_not():
     assert "from about step 600: mine.maskcal.training has" in gone_on_words(600, checkpoint="mine.maskcal.training")
 
 
-def test_a_mask_that_is_no_better_than_the_residual_is_called_so():
-    assert "28 % of the validation fields, where" in compared_words(0.28, 0.41)
-    assert "masks 41 %" in compared_words(0.28, 0.41)
-    assert "no gain" not in compared_words(0.28, 0.41)
-    assert "no gain" in compared_words(0.41, 0.41)
+def judged(**shares: float) -> list[UncertaintyJudged]:
+    return [
+        UncertaintyJudged(done=i, total=4, name=name.replace("_", " "), masked_share=share, untouched_share=0.25)
+        for i, (name, share) in enumerate(shares.items(), start=1)
+    ]
+
+
+def test_what_is_kept_is_told_beside_what_was_left_for_it():
+    told = compared_words("trained network", judged(trained_network=0.28, smoothed_residual=0.41))
+    assert told == (
+        "Kept is the trained network: it masks 28 % of the validation fields and leaves 25 % of them untouched. At the "
+        "same promise others mask: the smoothed residual 41 %."
+    )
+
+
+def test_what_costs_more_views_and_what_takes_no_training_is_called_so():
+    shares = judged(trained_network=0.28, smoothed_residual=0.2)
+    assert compared_words("smoothed residual", shares).endswith("train longer, or on more specimens.")
+    turned = UncertaintyJudged(done=3, total=3, name=TURNED, masked_share=0.1, untouched_share=0.5)
+    assert compared_words(TURNED, [*shares, turned]).endswith("the restorer sees each plane in four more views.")
 
 
 def test_many_specimens_are_counted_after_the_first_six():

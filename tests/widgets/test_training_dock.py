@@ -21,6 +21,7 @@ from napari_maskcal.restore.events import (
     StepDone,
     TrainingDone,
     TrainingStarted,
+    UncertaintyJudged,
     Validated,
     Warned,
 )
@@ -100,10 +101,17 @@ class Play:
         )  # fmt: skip
         split = Split(training=("S0", "S1"), validation=("S3",), calibration=())
         model = replace(self.model, certificate=None)
+        judged = () if stopped == "cancelled" else JUDGED
         return Trained(
-            mask_model=model, split=split, recipe=self.seen[-1][0].recipe, done=done, baseline_share=0.41,
+            mask_model=model, split=split, recipe=self.seen[-1][0].recipe, done=done, judged=judged,
             checkpoint=self.checkpoint,
         )  # fmt: skip
+
+
+JUDGED = tuple(
+    UncertaintyJudged(done=i + 1, total=2, name=name, masked_share=share, untouched_share=untouched)
+    for i, (name, share, untouched) in enumerate((("trained network", 0.3, 0.25), ("smoothed residual", 0.41, 0.0)))
+)
 
 
 class TrainingDesk:

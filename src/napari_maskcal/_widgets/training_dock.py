@@ -32,6 +32,7 @@ from napari_maskcal.restore.events import (
     TileDone,
     TrainingDone,
     TrainingStarted,
+    UncertaintyJudged,
     Validated,
     Warned,
 )
@@ -154,6 +155,8 @@ class TrainingDock(Docked, QWidget):
                 self._count("restored tile", 0, tiles)
             case TileDone(done=done, total=total):
                 self._count("restored tile", done, total)
+            case UncertaintyJudged(done=done, total=total):
+                self._count("compared uncertainty", done, total)
             case FieldMeasured(done=done, total=total):
                 self._count("calibrated field", done, total)
             case TrainingStarted() | StepDone() | Validated() | TrainingDone():
@@ -180,7 +183,7 @@ class TrainingDock(Docked, QWidget):
                 self._count("step", step, steps, left=left)
             case TrainingDone(step=step, stopped=stopped):
                 self._step = step
-                self.progress.wait("stopping …" if stopped == "cancelled" else "the network is trained, saving it …")
+                self.progress.wait("stopping …" if stopped == "cancelled" else "the network is trained, comparing it …")
 
     def _count(self, unit: str, done: int, total: int, *, left: float | None = None) -> None:
         if unit != self.progress.unit or not self.activity.open:

@@ -47,10 +47,9 @@ class TrainingOutcome(QWidget):
         if finished is None:
             return
         trained, path = finished.trained, finished.path
-        known = trained.masked_share is not None
         self.ended.setText(stopped_words(trained.done, steps=finished.request.recipe.steps))
         self.promise.setText(trained.certificate.sentence if trained.certificate is not None else "")
-        self.compared.setText(compared_words(trained.masked_share, trained.baseline_share) if known else "")
+        self.compared.setText(compared_words(trained.kept, trained.judged) if trained.judged else "")
         self.trained_on.setText(_specimens(trained))
         self.place.setText(_place(finished))
         for label in (self.promise, self.compared):

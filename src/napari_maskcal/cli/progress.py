@@ -49,7 +49,7 @@ class Progress:
         self._close()
 
     def _train(self, event: Event) -> None:
-        from napari_maskcal.restore.events import StepDone, TrainingStarted, Validated
+        from napari_maskcal.restore.events import StepDone, TrainingStarted, UncertaintyJudged, Validated
 
         if isinstance(event, TrainingStarted):
             self._begin(event)
@@ -58,6 +58,8 @@ class Progress:
             self._move("training", event.step, event.steps, shown=f"training: {self._told(event)}")
         elif isinstance(event, Validated):
             self._validated(event)
+        elif isinstance(event, UncertaintyJudged):
+            self._move("comparing", event.done, event.total)
 
     def _begin(self, event: TrainingStarted) -> None:
         self._close()

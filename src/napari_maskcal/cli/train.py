@@ -166,8 +166,8 @@ def _tell(trained: Trained, plan: TrainingPlan, out: Path, *, as_json: bool) -> 
     ):  # fmt: skip
         if groups:
             click.echo(specimens_words(part, groups))
-    if trained.masked_share is not None:
-        click.echo(compared_words(trained.masked_share, trained.baseline_share))
+    if trained.judged:
+        click.echo(compared_words(trained.kept, trained.judged))
     if trained.certificate is not None:
         click.echo(f"{trained.certificate.sentence}\n{trained.certificate.limits}")
         click.echo(f"Written to {out}")
@@ -187,8 +187,12 @@ def summary(trained: Trained, out: Path) -> dict[str, Any]:
         "steps": done.step,
         "best_step": done.best_step,
         "stopped": done.stopped,
+        "kept": trained.kept,
         "masked_share": trained.masked_share,
-        "baseline_share": trained.baseline_share,
+        "judged": {
+            one.name: {"masked_share": one.masked_share, "untouched_share": one.untouched_share}
+            for one in trained.judged
+        },
         "validated": done.validated,
         "seconds": round(done.seconds, 1),
         "warnings": trained.warnings,

@@ -24,6 +24,7 @@ not taken as a maximum: the order of pixels stays, so a binary mask is the one o
 """
 _LARGEST_WINDOW_PX = 1023
 _MOST_MEMBERS = 64
+_AVERAGED = ("mask-unet", "spread")
 
 
 class Constant(nn.Module):
@@ -110,8 +111,10 @@ class Spread(_OfRestorers):
     members
         See `_OfRestorers`. Several are an ensemble.
     turns
-        Show each member the image in all eight flips and quarter turns, and turn its answers back: one member
-        with turns is test-time augmentation.
+        Show each member the image in all flips and quarter turns, and turn its answers back: one member with turns is
+        test-time augmentation.
+    mirrors
+        Whether the turned views are mirrored too: eight views, or else four.
     floor
         See `FLOOR`.
 
@@ -127,11 +130,13 @@ class Spread(_OfRestorers):
     Scalable Predictive Uncertainty Estimation using Deep Ensembles", NIPS 2017.
     """
 
-    def __init__(self, members: Sequence[dict[str, Any]], *, turns: bool = False, floor: float = FLOOR) -> None:
+    def __init__(
+        self, members: Sequence[dict[str, Any]], *, turns: bool = False, mirrors: bool = True, floor: float = FLOOR
+    ) -> None:
         super().__init__(members, floor=floor)
         if len(members) == 1 and not turns:
             raise ValueError("one member without turns has no spread; give several, or turns")
-        self.turns = bool(turns)
+        self.turns, self.mirrors = bool(turns), bool(mirrors)
 
     def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
         """Map (N, 1, Y, X), in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
@@ -150,7 +155,7 @@ class Spread(_OfRestorers):
                 yield member(degraded)
                 continue
             for turn in range(4):
-                for mirror in (False, True):
+                for mirror in (False, True) if self.mirrors else (False,):
                     yield _turned_back(member(_turned(degraded, turn, mirror)), turn, mirror)
 
 
@@ -183,13 +188,13 @@ class IntervalWidth(_OfRestorers):
 
 
 class MaskEnsemble(nn.Module):
-    """Geometric mean of what several mask networks say: the mean of their log uncertainties.
+    """Geometric mean of what several uncertainties say: the mean of their logarithms.
 
     Parameters
     ----------
     members
-        The `network` parts of their model cards, of kind ``mask-unet``; their weights are in the state dict, as
-        ``members.0...``, ``members.1...``.
+        The `network` parts of their model cards, of kind ``mask-unet`` or ``spread``; their weights are in the state
+        dict, as ``members.0...``, ``members.1...``.
 
     References
     ----------
@@ -201,8 +206,10 @@ class MaskEnsemble(nn.Module):
         super().__init__()
         if not 1 <= len(members) <= _MOST_MEMBERS:
             raise ValueError(f"there are {len(members)} members; give 1 to {_MOST_MEMBERS}")
-        if others := sorted({repr(spec.get("kind")) for spec in members} - {repr("mask-unet")}):
-            raise ValueError(f"an ensemble of masks has a member of kind {', '.join(others)}; give mask-unets alone")
+        if others := sorted({repr(spec.get("kind")) for spec in members} - {repr(kind) for kind in _AVERAGED}):
+            raise ValueError(
+                f"an ensemble of masks has a member of kind {', '.join(others)}; give those of {', '.join(_AVERAGED)}"
+            )
         networks: list[Any] = [make_network(spec, role="mask") for spec in members]
         self.members = nn.ModuleList(networks)
         self.stride_px, self.halo_px = _common_geometry(networks)

@@ -11,8 +11,7 @@ from napari_maskcal.restore.kinds import GIVEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
+    from napari_maskcal.mask.composed import Composed
     from napari_maskcal.models import MaskModel, Restorer
 
 WINDOW_PX = 9
@@ -28,16 +27,19 @@ def residual_mask(restorer: Restorer, *, window_px: int = WINDOW_PX) -> MaskMode
     ValueError
         If `window_px` is no odd number.
     """
+    from napari_maskcal.mask.composed import of_residual
     from napari_maskcal.mask.scores import checked_window
 
     window_px = checked_window(window_px)
     name = f"residual, mean over {window_px} × {window_px} pixels"
-    return _of_restorers(name, {"kind": "residual", "window_px": window_px}, beside=restorer, halo_px=window_px // 2)
+    return _made(name, of_residual(window_px=window_px), beside=restorer, halo_px=window_px // 2)
 
 
 def constant_mask(restorer: Restorer) -> MaskModel:
     """Return an uncertainty of 1 everywhere as an uncalibrated mask model: fields are believed whole, or not at all."""
-    return _of_restorers("the same everywhere", {"kind": "constant"}, beside=restorer)
+    from napari_maskcal.mask.composed import Composed
+
+    return _made("the same everywhere", Composed(spec={"kind": "constant"}, weights={}), beside=restorer)
 
 
 def augmentation_mask(restorer: Restorer) -> MaskModel:
@@ -48,8 +50,10 @@ def augmentation_mask(restorer: Restorer) -> MaskModel:
     ValueError
         If the restorer is none of this package's own format, the only one that a bundle can keep.
     """
-    spec = {"kind": "spread", "turns": True}
-    return _of_restorers(f"spread of {restorer.card.name} over flips and turns", spec, [restorer], beside=restorer)
+    from napari_maskcal.mask.composed import of_spread
+
+    name = f"spread of {restorer.card.name} over flips and turns"
+    return _made(name, of_spread([restorer], turns=True), [restorer], beside=restorer)
 
 
 def ensemble_mask(restorers: Sequence[Restorer], *, beside: Restorer | None = None) -> MaskModel:
@@ -69,8 +73,11 @@ def ensemble_mask(restorers: Sequence[Restorer], *, beside: Restorer | None = No
     """
     if len(restorers) < 2:
         raise ValueError(f"an ensemble has at least 2 restorers, got {len(restorers)}")
+    from napari_maskcal.mask.composed import of_spread
+
+    _check_members(restorers)
     name = "spread of " + ", ".join(member.card.name for member in restorers)
-    return _of_restorers(name, {"kind": "spread", "turns": False}, restorers, beside=beside)
+    return _made(name, of_spread(restorers, turns=False), restorers, beside=beside)
 
 
 def interval_mask(lower: Restorer, upper: Restorer, *, beside: Restorer | None = None) -> MaskModel:
@@ -88,8 +95,11 @@ def interval_mask(lower: Restorer, upper: Restorer, *, beside: Restorer | None =
     ValueError
         If both are the same, or they normalise intensities differently.
     """
+    from napari_maskcal.mask.composed import of_interval
+
+    _check_members((lower, upper))
     name = f"interval from {lower.card.name} to {upper.card.name}"
-    return _of_restorers(name, {"kind": "interval"}, [lower, upper], beside=beside)
+    return _made(name, of_interval(lower, upper), (lower, upper), beside=beside)
 
 
 def given_mask(name: str = "given uncertainty") -> MaskModel:
@@ -98,7 +108,9 @@ def given_mask(name: str = "given uncertainty") -> MaskModel:
     Its hash is that of its card alone: that a map was made in the same way as those of the calibration, nobody
     but the user can know.
     """
-    return _of_restorers(name, {"kind": GIVEN})
+    from napari_maskcal.mask.composed import Composed
+
+    return _made(name, Composed(spec={"kind": GIVEN}, weights={}))
 
 
 def mask_of_words(choice: str, restorer: Restorer | None = None) -> MaskModel | None:
@@ -138,28 +150,21 @@ def is_words(choice: str) -> bool:
     return choice.partition(":")[0] in WORDS
 
 
-def _of_restorers(
+def _made(
     name: str,
-    spec: dict[str, Any],
+    part: Composed,
     members: Sequence[Restorer] = (),
     *,
     beside: Restorer | None = None,
     halo_px: int = 0,
 ) -> MaskModel:
-    """Build the network with its members' weights, and a card that takes all of them into account."""
+    """Return the mask model with a card that takes all its members into account."""
     from napari_maskcal.bundle import mask_sha256, mask_weights
     from napari_maskcal.models import MaskModel
     from napari_maskcal.restore.loaders.native import build_network
 
-    _check_members(members)
-    if members:
-        spec = spec | {"members": [member.card.network for member in members]}
-    if spec["kind"] not in (GIVEN, "constant"):
-        from napari_maskcal.mask.scores import FLOOR
-
-        spec = spec | {"floor": FLOOR}
-    card = _card(name, spec, members, beside=beside, halo_px=halo_px)
-    network = build_network(card, _weights(members), source=card.name)
+    card = _card(name, part.spec, members, beside=beside, halo_px=halo_px)
+    network = build_network(card, part.weights, source=card.name)
     return MaskModel(card=card, network=network, sha256=mask_sha256(card, mask_weights(network)))
 
 
@@ -189,8 +194,6 @@ def _card(
 def _check_members(members: Sequence[Restorer]) -> None:
     seen: dict[str, str] = {}
     for member in members:
-        if member.network is None:
-            raise ValueError(f"{member.card.name} is no network that could be asked again; choose a file")
         if member.sha256 in seen:
             raise ValueError(f"{member.card.name} and {seen[member.sha256]} are the same network; leave one out")
         if member.card.normalisation != members[0].card.normalisation:
@@ -199,16 +202,6 @@ def _check_members(members: Sequence[Restorer]) -> None:
                 "outputs cannot be compared"
             )
         seen[member.sha256] = member.card.name
-
-
-def _weights(members: Sequence[Restorer]) -> dict[str, Tensor]:
-    """Return copies: a member may be the restorer itself, which the engine moves between devices."""
-    return {
-        f"members.{i}.{name}": tensor.detach().cpu().clone()
-        for i, member in enumerate(members)
-        if member.network is not None
-        for name, tensor in member.network.state_dict().items()
-    }
 
 
 def _needed(restorer: Restorer | None, choice: str) -> Restorer:

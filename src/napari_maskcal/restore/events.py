@@ -120,6 +120,20 @@ class TrainingDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UncertaintyJudged:
+    """`done` of `total` uncertainties that a bundle could hold are compared on the validation fields.
+
+    `masked_share` is that of their pixels, `untouched_share` that of the fields in which nothing is masked.
+    """
+
+    done: int
+    total: int
+    name: str
+    masked_share: float
+    untouched_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """The run goes on, but otherwise than asked for."""
 
@@ -159,6 +173,7 @@ Event = (
     | StepDone
     | Validated
     | TrainingDone
+    | UncertaintyJudged
     | Warned
     | Failed
     | Cancelled

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.review.certificate_words import number_of, percent
+from napari_maskcal.training_choice import TRAINED, TURNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_maskcal.restore.events import TrainingDone
+    from napari_maskcal.restore.events import TrainingDone, UncertaintyJudged
 
 _NAMED = 6  # specimens; the rest is counted
 
@@ -47,15 +48,19 @@ def gone_on_words(step: int, *, checkpoint: str) -> str:
     )
 
 
-def compared_words(masked_share: float, baseline_share: float) -> str:
-    """Return how a mask compares with the smoothed residual, which takes no training."""
+def compared_words(kept: str, judged: Sequence[UncertaintyJudged]) -> str:
+    """Return which uncertainty is kept, how much it masks, and how much the others would."""
+    chosen = next(one for one in judged if one.name == kept)
+    others = "; ".join(f"the {one.name} {percent(one.masked_share)}" for one in judged if one is not chosen)
     told = (
-        f"It masks {percent(masked_share)} of the validation fields, where the smoothed residual, which takes no "
-        f"training, masks {percent(baseline_share)} for the same promise"
+        f"Kept is the {kept}: it masks {percent(chosen.masked_share)} of the validation fields and leaves "
+        f"{percent(chosen.untouched_share)} of them untouched. At the same promise others mask: {others}."
     )
-    if masked_share < baseline_share:
-        return f"{told}."
-    return f"{told}: no gain. Train longer or on more specimens, or calibrate the residual."
+    if kept == TRAINED:
+        return told
+    if kept == TURNED:
+        return f"{told} For the spread the restorer sees each plane in four more views."
+    return f"{told} Training gained nothing here: train longer, or on more specimens."
 
 
 def specimens_words(part: str, groups: Sequence[str]) -> str:

@@ -1,0 +1,104 @@
+"""Which uncertainty goes into the bundle: the trained network, or what masks clearly less of the validation fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from napari_maskcal.mask.untrained import WINDOW_PX
+from napari_maskcal.restore.events import UncertaintyJudged
+from napari_maskcal.restore.kinds import KINDS
+from napari_maskcal.training_validation import as_used
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from napari_maskcal.mask.composed import Composed
+    from napari_maskcal.mask.network import MaskNetwork
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.events import CancelToken, Event
+    from napari_maskcal.training_plan import TrainingPlan
+    from napari_maskcal.training_validation import Judge
+
+TRAINED = "trained network"
+TURNED = "trained network with the restorer's spread"
+SPREAD = "restorer's spread"
+SMOOTHED = "smoothed residual"
+BARE = "bare residual"
+MARGIN = 0.9
+"""A later candidate has to mask at most this share of what the best one before it masks.
+
+Those after the first cost more, or say less where the errors are; and two trainings that differ in nothing but
+their seed differ by a tenth.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """An uncertainty that could go into the bundle."""
+
+    name: str
+    part: Composed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """What was chosen, and what it was chosen from."""
+
+    kept: Candidate
+    judged: tuple[UncertaintyJudged, ...]
+
+
+def candidates(plan: TrainingPlan, network: MaskNetwork) -> Iterator[Candidate]:
+    """Yield what can be had for a plan, in the order of preference.
+
+    The spread is that of the restorer over quarter turns, which costs four more of its passes for each plane. In the
+    benchmark, mirrored views beside them changed the masks by a few percent.
+    """
+    from napari_maskcal.mask.composed import budget_of, mean_of, of_network, of_residual, of_spread
+
+    yield Candidate(name=TRAINED, part=as_used(network, power=plan.power))
+    if _can_be_turned(plan.restorer):
+        spread = of_spread([plan.restorer], turns=True, mirrors=False)
+        if plan.power is not None:
+            yield Candidate(name=TURNED, part=budget_of(mean_of([of_network(network), spread]), power=plan.power))
+        yield Candidate(name=SPREAD, part=spread)
+    yield Candidate(name=SMOOTHED, part=of_residual(window_px=WINDOW_PX))
+    yield Candidate(name=BARE, part=of_residual(window_px=1))
+
+
+def choose(
+    plan: TrainingPlan, judge: Judge, network: MaskNetwork, *, device: str, cancel: CancelToken
+) -> Generator[Event, None, Choice | None]:
+    """Judge all candidates on the validation fields and return the one to keep; None if it was stopped.
+
+    Whoever asks for the paper's loss gets the network that it trains; the others are only told of.
+    """
+    from napari_maskcal.restore.device import pick_device
+
+    found = list(candidates(plan, network))
+    kept, least = found[0], 1.0
+    judged: list[UncertaintyJudged] = []
+    for candidate in found:
+        if cancel.cancelled:
+            return None
+        share, untouched = judge.shares(candidate.part.network().to(pick_device(device)))
+        event = UncertaintyJudged(
+            done=len(judged) + 1, total=len(found), name=candidate.name, masked_share=share, untouched_share=untouched
+        )
+        judged.append(event)
+        yield event
+        if candidate is kept:
+            least = share
+        elif plan.recipe.loss != "paper" and share <= MARGIN * least and share < least:
+            kept, least = candidate, share
+    return Choice(kept=kept, judged=tuple(judged))
+
+
+def _can_be_turned(restorer: Restorer) -> bool:
+    """Whether a bundle can hold the restorer, and its answer to a turned plane lies on the plane's own grid."""
+    return (
+        restorer.network is not None
+        and restorer.card.network.get("kind") in KINDS["restorer"]
+        and restorer.card.scale_factor == 1
+    )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import napari_maskcal.training as stage
 from napari_maskcal.bundle import read_bundle, write_bundle
 from napari_maskcal.mask.network import MaskNetwork
-from napari_maskcal.mask.scores import Spread
-from napari_maskcal.models import Restorer, load_restorer
-from napari_maskcal.restore.events import CancelToken
-from napari_maskcal.restore.kinds import make_network
+from napari_maskcal.models import GIVEN_RESTORER, Restorer, load_restorer
+from napari_maskcal.read.image import from_array
+from napari_maskcal.restore.engine import process
+from napari_maskcal.restore.events import CancelToken, PlaneDone
+from napari_maskcal.restore.given import Given
 from napari_maskcal.training_choice import (
     BARE,
     MARGIN,
@@ -27,6 +29,8 @@ from napari_maskcal.training_choice import (
     choose,
 )
 from napari_maskcal.training_plan import TrainingPlan, plan_training
+from napari_maskcal.training_validation import uncertainty_map
+from small_models import noisy_planes
 from training_triplets import TINY, triplets
 
 
@@ -36,8 +40,9 @@ class Told:
     def __init__(self, *shares: float) -> None:
         self.answers = iter(shares)
 
-    def shares(self, module: torch.nn.Module) -> tuple[float, float]:
+    def shares(self, module: torch.nn.Module, device: torch.device) -> tuple[float, float]:
         assert not module.training
+        assert device.type == "cpu"
         return next(self.answers), 0.25
 
 
@@ -68,13 +73,10 @@ def chosen(plan: TrainingPlan, *shares: float, cancel: CancelToken | None = None
             return end.value, events
 
 
-def test_the_spread_is_a_candidate_where_a_bundle_can_hold_the_restorer(restorer):
+def test_the_spread_is_a_candidate_where_the_restorer_can_be_asked(restorer):
     names = [one.name for one in candidates(plan_for(restorer), network())]
     assert names == [TRAINED, TURNED, SPREAD, SMOOTHED, BARE]
-    finer = replace(restorer, card=restorer.card.model_copy(update={"scale_factor": 2}))
-    foreign = replace(restorer, card=restorer.card.model_copy(update={"network": {"kind": "onnx"}}))
-    for other in (finer, foreign, None):
-        assert [one.name for one in candidates(plan_for(other), network())] == [TRAINED, SMOOTHED, BARE]
+    assert [one.name for one in candidates(plan_for(None), network())] == [TRAINED, SMOOTHED, BARE]
 
 
 @pytest.mark.parametrize(
@@ -116,35 +118,57 @@ def test_a_comparison_that_is_stopped_has_no_choice():
     assert chosen(plan_for(None), cancel=cancel) == (None, [])
 
 
-def test_the_spread_beside_the_network_is_their_geometric_mean_before_the_budget(restorer):
-    plan = plan_for(restorer, distance="l2")
-    turned = next(one for one in candidates(plan, network()) if one.name == TURNED)
-    made: Any = turned.part.network()
-    torch.manual_seed(1)
-    degraded, restored = torch.rand(2, 1, 1, 64, 64)
-    spec = {"kind": "spread", "turns": True, "mirrors": False, "members": [restorer.card.network]}
-    spread = make_network(spec, role="mask").eval()
-    assert isinstance(spread, Spread)
-    spread.members[0].load_state_dict(restorer.network.state_dict())
-    with torch.inference_mode():
-        mean = (network()(degraded, restored) * spread(degraded, restored)).sqrt()
-        torch.testing.assert_close(made.of(degraded, restored), mean)
-        assert (made(degraded, restored) != made.of(degraded, restored)).any()
-    assert made.power == plan.power == 4
-    assert made.halo_px >= spread.halo_px
+def spread_over_turns(restorer: Restorer, image: torch.Tensor) -> torch.Tensor:
+    """By torch's own deviation over the four answers."""
+    answers = [restorer.network(image.rot90(turn, (-2, -1))).rot90(-turn, (-2, -1)) for turn in range(4)]
+    return torch.stack(answers).std(dim=0, correction=0) + 1e-3
 
 
 def test_four_views_are_the_quarter_turns(restorer):
     torch.manual_seed(2)
     image = torch.rand(1, 1, 64, 64)
-    part = next(one.part for one in candidates(plan_for(restorer), network()) if one.name == SPREAD)
+    made = next(one.part.network() for one in candidates(plan_for(restorer), network()) if one.name == SPREAD)
     with torch.inference_mode():
-        answers = [restorer.network(image.rot90(turn, (-2, -1))).rot90(-turn, (-2, -1)) for turn in range(4)]
-        expected = torch.stack(answers).std(dim=0, correction=0) + 1e-3
-        torch.testing.assert_close(part.network()(image, image), expected)
+        found = made(image, restorer.network(image), restorer.network)
+        torch.testing.assert_close(found, spread_over_turns(restorer, image))
 
 
-def test_a_candidate_survives_its_bundle(restorer, tmp_path):
+def test_the_spread_beside_the_network_is_their_geometric_mean_before_the_budget(restorer):
+    plan = plan_for(restorer, distance="l2")
+    made: Any = next(one.part.network() for one in candidates(plan, network()) if one.name == TURNED)
+    torch.manual_seed(1)
+    degraded = torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        restored = restorer.network(degraded)
+        mean = (network()(degraded, restored) * spread_over_turns(restorer, degraded)).sqrt()
+        torch.testing.assert_close(made.of(degraded, restored, restorer.network), mean)
+        assert (made(degraded, restored, restorer.network) != mean).any()
+    assert made.power == plan.power == 4
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_judge_asks_the_restorer_in_tiles_as_the_engine_does(restorer, monkeypatch, factor):
+    """Of a field that is several tiles wide, against the whole plane at once."""
+
+    class Finer(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return restorer.network(image).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    own = replace(restorer, network=Finer(), card=restorer.card.model_copy(update={"scale_factor": factor}))
+    torch.manual_seed(4)
+    degraded = torch.rand(1, 1, 96, 400)
+    made = next(one.part.network() for one in candidates(plan_for(own), network()) if one.name == SPREAD)
+    with torch.inference_mode():
+        restored = own.network(degraded)
+        expected = made(degraded, restored, own.network)[0, 0].numpy()
+    images = degraded[0, 0].numpy(), restored[0, 0].numpy()
+    monkeypatch.setattr("napari_maskcal.training_validation._LARGEST_TILE_PX", 160 * factor)
+    np.testing.assert_allclose(uncertainty_map(made, *images, own), expected, rtol=1e-4, atol=1e-6)
+    blind = replace(own, card=own.card.model_copy(update={"halo_px": 0}))
+    assert np.abs(uncertainty_map(made, *images, blind) - expected).max() > 1e-4
+
+
+def test_a_candidate_survives_its_bundle_and_says_the_same_in_the_engine(restorer, tmp_path):
     plan = plan_for(restorer)
     for candidate in candidates(plan, network()):
         model = stage._mask_model(plan, candidate, [], notes="")
@@ -152,10 +176,36 @@ def test_a_candidate_survives_its_bundle(restorer, tmp_path):
         write_bundle(path, model.network, model.card, None)
         again = read_bundle(path)
         assert again.sha256 == model.sha256
-        torch.manual_seed(3)
-        images = torch.rand(2, 1, 1, 64, 64)
-        with torch.inference_mode():
-            torch.testing.assert_close(again.network(*images), model.network(*images))
+        assert again.card.asks_restorer == (candidate.name in (TURNED, SPREAD))
+        (plane,) = noisy_planes(1, 96, 128)
+        done = [
+            event
+            for event in process(from_array(plane[None], axes="ZYX", name="cells"), [(0,)], restorer, again)
+            if isinstance(event, PlaneDone)
+        ]
+        direct = model.uncertainty(plane, restorer(plane), restorer)
+        np.testing.assert_allclose(done[0].uncertainty, direct, rtol=1e-4, atol=1e-5)
+
+
+def test_what_asks_for_the_restorer_is_refused_without_one(restorer):
+    plan = plan_for(restorer)
+    for candidate in candidates(plan, network()):
+        if candidate.name not in (TURNED, SPREAD):
+            continue
+        model = stage._mask_model(plan, candidate, [], notes="")
+        (plane,) = noisy_planes(1, 96, 128)
+        with pytest.raises(ValueError, match="asks the restorer again, for turned views: give the restorer"):
+            model.uncertainty(plane, restorer(plane))
+        given = Given(restored=from_array(restorer(plane)[None], axes="ZYX", name="restored cells"))
+        with pytest.raises(ValueError, match="given restored image cannot be asked; choose the restorer itself"):
+            list(process(from_array(plane[None], axes="ZYX", name="cells"), [(0,)], GIVEN_RESTORER, model, given=given))
+
+
+def test_the_card_names_what_trained_and_chose_whatever_is_kept(restorer):
+    plan = plan_for(restorer)
+    for candidate in candidates(plan, network()):
+        card = stage._mask_model(plan, candidate, [], notes="").card
+        assert set(card.trained_on) == {*plan.split.training, *plan.split.validation}
 
 
 def test_the_trained_network_itself_is_not_changed_by_being_compared(restorer):
@@ -168,13 +218,3 @@ def test_the_trained_network_itself_is_not_changed_by_being_compared(restorer):
     assert one.training
     assert all(weight.requires_grad for weight in one.parameters())
     assert all((tensor == before[name]).all() for name, tensor in one.state_dict().items())
-
-
-def test_a_bundle_with_the_restorers_spread_knows_the_restorers_specimens(restorer):
-    card = restorer.card.model_copy(update={"trained_on": ("cell line 7",), "trained_on_sha256": ("ab" * 32,)})
-    plan = plan_for(replace(restorer, card=card))
-    of_part = {one.name: stage._mask_model(plan, one, [], notes="").card for one in candidates(plan, network())}
-    for name, made in of_part.items():
-        assert set(plan.split.training) <= set(made.trained_on)
-        assert ("cell line 7" in made.trained_on) == (name in (TURNED, SPREAD))
-        assert made.trained_on_sha256 == ("ab" * 32,)

@@ -10,6 +10,7 @@ from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.mask.network import MaskNetwork
 from napari_maskcal.mask.recipe import TrainingField
 from napari_maskcal.mask.scores import Constant, Residual
+from napari_maskcal.models import GIVEN_RESTORER
 from napari_maskcal.training_plan import plan_training
 from napari_maskcal.training_validation import (
     Judge,
@@ -115,9 +116,9 @@ def test_a_map_of_any_size_in_tiles_is_that_of_the_whole(monkeypatch, factor):
     torch.manual_seed(0)
     module = as_used(MaskNetwork((4, 8), head="exponential"), power=2.0).network()
     (field,) = training_fields(1, shape=(440, 60 * factor), factor=factor)
-    whole = uncertainty_map(module, field.degraded[0], field.restored[0])
+    whole = uncertainty_map(module, field.degraded[0], field.restored[0], GIVEN_RESTORER)
     monkeypatch.setattr("napari_maskcal.training_validation._LARGEST_TILE_PX", 256)
-    tiled = uncertainty_map(module, field.degraded[0], field.restored[0])
+    tiled = uncertainty_map(module, field.degraded[0], field.restored[0], GIVEN_RESTORER)
     assert whole.shape == tiled.shape == field.truth.shape[1:]
     np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-6)
 

@@ -21,11 +21,11 @@ from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves
 from napari_maskcal.models import MaskModel
 from napari_maskcal.read.atomic import write_atomically
-from napari_maskcal.restore.card import ModelCard, first_fault
+from napari_maskcal.restore.card import ModelCard, first_fault, nested
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -102,21 +102,11 @@ def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certifi
 
 def _check_planes(card: ModelCard) -> None:
     """Refuse what would be written and could never be read again."""
-    if any(spec.get(name, usual) != usual for spec in _nested(card.network) for name, usual in _OF_PLANES.items()):
+    if any(spec.get(name, usual) != usual for spec in nested(card.network) for name, usual in _OF_PLANES.items()):
         raise ValueError(
             f"{card.name} is a network for volumes or colours, and a bundle holds those for planes of one channel; use "
             "it from Python"
         )
-
-
-def _nested(spec: Any) -> Iterator[dict[str, Any]]:
-    """Yield an architecture and all that it is made of."""
-    if not isinstance(spec, dict):
-        return
-    yield spec
-    members = spec.get("members")
-    for inner in (spec.get("of"), *(members if isinstance(members, list | tuple) else ())):
-        yield from _nested(inner)
 
 
 def _checked_curves(certificate: Certificate, card: ModelCard, weights: bytes) -> bytes:

@@ -64,11 +64,16 @@ class MaskModel:
     sha256: str
     certificate: Certificate | None = None
 
-    def uncertainty(self, degraded: NDArray[Any], restored: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the uncertainty of a restored (Y, X) plane; both planes in the same intensity units."""
+    def uncertainty(
+        self, degraded: NDArray[Any], restored: NDArray[Any], restorer: Restorer | None = None
+    ) -> NDArray[np.float32]:
+        """Return the uncertainty of a restored (Y, X) plane; both planes in the same intensity units.
+
+        The restorer that made it is needed where `card.asks_restorer`.
+        """
         from napari_maskcal.restore.whole import plane_uncertainty
 
-        return plane_uncertainty(self, degraded, restored)
+        return plane_uncertainty(self, degraded, restored, restorer)
 
 
 def model_path(choice: str | Path, *, role: str) -> Path:

@@ -23,7 +23,7 @@ from napari_maskcal.restore.events import (
     Warned,
 )
 from napari_maskcal.settings import DEVICE
-from napari_maskcal.training_choice import SPREAD, TRAINED, TURNED, Candidate, choose
+from napari_maskcal.training_choice import TRAINED, TURNED, Candidate, choose
 from napari_maskcal.training_fields import restored_fields, surveyed_triplets
 from napari_maskcal.training_plan import TrainingPlan, plan_training, plan_warnings, recipe_of
 from napari_maskcal.training_split import Split
@@ -333,17 +333,10 @@ def _mask_model(plan: TrainingPlan, kept: Candidate, learned: Sequence[Surveyed]
         normalisation=restorer.normalisation,
         citation=notes,
         # Without groups the names are those of files, and other images may well have the same.
-        trained_on=_specimens(plan, kept) if plan.triplets.grouped else (),
-        trained_on_sha256=tuple(sorted(hashes | set(restorer.trained_on_sha256))),
+        trained_on=(*plan.split.training, *plan.split.validation) if plan.triplets.grouped else (),
+        trained_on_sha256=tuple(sorted(hashes)),
     )
     return MaskModel(card=card, network=network, sha256=mask_sha256(card, mask_weights(network)))
-
-
-def _specimens(plan: TrainingPlan, kept: Candidate) -> tuple[str, ...]:
-    """Return which specimens had a part in it, those of a restorer that is inside too."""
-    own = (*plan.split.training, *plan.split.validation)
-    inside = plan.restorer.card.trained_on if kept.name in (TURNED, SPREAD) else ()
-    return (*own, *(name for name in inside if name not in own))
 
 
 def _recipe_words(recipe: Recipe, done: TrainingDone, fields: int) -> str:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from napari_maskcal.mask.untrained import WINDOW_PX
 from napari_maskcal.restore.events import UncertaintyJudged
-from napari_maskcal.restore.kinds import KINDS
 from napari_maskcal.training_validation import as_used
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     from napari_maskcal.mask.composed import Composed
     from napari_maskcal.mask.network import MaskNetwork
-    from napari_maskcal.models import Restorer
     from napari_maskcal.restore.events import CancelToken, Event
     from napari_maskcal.training_plan import TrainingPlan
     from napari_maskcal.training_validation import Judge
@@ -52,14 +50,14 @@ class Choice:
 def candidates(plan: TrainingPlan, network: MaskNetwork) -> Iterator[Candidate]:
     """Yield what can be had for a plan, in the order of preference.
 
-    The spread is that of the restorer over quarter turns, which costs four more of its passes for each plane. In the
+    The spread is that of the restorer over quarter turns, which costs three more of its passes for each plane. In the
     benchmark, mirrored views beside them changed the masks by a few percent.
     """
-    from napari_maskcal.mask.composed import budget_of, mean_of, of_network, of_residual, of_spread
+    from napari_maskcal.mask.composed import budget_of, mean_of, of_network, of_residual, of_views
 
     yield Candidate(name=TRAINED, part=as_used(network, power=plan.power))
-    if _can_be_turned(plan.restorer):
-        spread = of_spread([plan.restorer], turns=True, mirrors=False)
+    if plan.restorer.network is not None:
+        spread = of_views(mirrors=False)
         if plan.power is not None:
             yield Candidate(name=TURNED, part=budget_of(mean_of([of_network(network), spread]), power=plan.power))
         yield Candidate(name=SPREAD, part=spread)
@@ -76,29 +74,24 @@ def choose(
     """
     from napari_maskcal.restore.device import pick_device
 
-    found = list(candidates(plan, network))
-    kept, least = found[0], 1.0
+    found, where = list(candidates(plan, network)), pick_device(device)
     judged: list[UncertaintyJudged] = []
     for candidate in found:
         if cancel.cancelled:
             return None
-        share, untouched = judge.shares(candidate.part.network().to(pick_device(device)))
-        event = UncertaintyJudged(
+        share, untouched = judge.shares(candidate.part.network(), where)
+        judged.append(UncertaintyJudged(
             done=len(judged) + 1, total=len(found), name=candidate.name, masked_share=share, untouched_share=untouched
-        )
-        judged.append(event)
-        yield event
-        if candidate is kept:
-            least = share
-        elif plan.recipe.loss != "paper" and share <= MARGIN * least and share < least:
-            kept, least = candidate, share
-    return Choice(kept=kept, judged=tuple(judged))
+        ))  # fmt: skip
+        yield judged[-1]
+    kept = 0 if plan.recipe.loss == "paper" else preferred([one.masked_share for one in judged])
+    return Choice(kept=found[kept], judged=tuple(judged))
 
 
-def _can_be_turned(restorer: Restorer) -> bool:
-    """Whether a bundle can hold the restorer, and its answer to a turned plane lies on the plane's own grid."""
-    return (
-        restorer.network is not None
-        and restorer.card.network.get("kind") in KINDS["restorer"]
-        and restorer.card.scale_factor == 1
-    )
+def preferred(shares: Sequence[float]) -> int:
+    """Return the place of the one to keep, of masked shares in the order of preference."""
+    kept = 0
+    for place, share in enumerate(shares):
+        if share < shares[kept] and share <= MARGIN * shares[kept]:
+            kept = place
+    return kept

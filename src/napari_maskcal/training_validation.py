@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold, walk
 from napari_maskcal.calibrate.guarantee import marginal_rank
 from napari_maskcal.calibrate.threshold import is_exact, threshold_curve
 from napari_maskcal.mask.recipe import Validation
+from napari_maskcal.restore.asking import asks_restorer, uncertainty_of
+from napari_maskcal.restore.tiles import plan_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from napari_maskcal.mask.composed import Composed
     from napari_maskcal.mask.network import MaskNetwork
     from napari_maskcal.mask.recipe import TrainingField
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.card import ModelCard
+    from napari_maskcal.restore.tiles import Plan
     from napari_maskcal.training_plan import TrainingPlan
 
     Map = NDArray[Any]
@@ -154,14 +161,24 @@ class Judge:
         )  # fmt: skip
         return Validation(masked_share=float(masked_shares(maps, thresholds).mean()), preview=preview)
 
-    def shares(self, module: nn.Module) -> tuple[float, float]:
+    def shares(self, module: nn.Module, device: torch.device | str = "cpu") -> tuple[float, float]:
         """Return what share of all pixels any uncertainty masks, and what share of the fields it leaves alone."""
-        shares = masked_shares(*self._judged(module))
+        restorer = self.plan.restorer.network if asks_restorer(module) else None
+        try:
+            for network in (module, restorer):
+                if network is not None:
+                    network.to(device)
+            shares = masked_shares(*self._judged(module))
+        finally:
+            if restorer is not None:
+                restorer.to("cpu")  # it is the caller's, who may use it on the processor next
         return float(shares.mean()), float((shares == 0).mean())
 
     def _judged(self, module: nn.Module) -> tuple[list[Map], list[float]]:
         """Return the fields' maps, and the threshold at each tolerance."""
-        maps = [uncertainty_map(module, field.degraded[0], field.restored[0]) for field in self.fields]
+        maps = [
+            uncertainty_map(module, field.degraded[0], field.restored[0], self.plan.restorer) for field in self.fields
+        ]
         return maps, validation_thresholds(
             maps, self.restored, self.truths, self.plan.distance, self.tolerances, confidence=self.plan.confidence
         )
@@ -192,29 +209,52 @@ def as_used(network: MaskNetwork, *, power: float | None) -> Composed:
     return part if power is None else budget_of(part, power=power)
 
 
-def uncertainty_map(module: nn.Module, degraded: Map, restored: Map) -> NDArray[np.float32]:
-    """Return the uncertainty of a (Y, X) plane, of any size, on the device that the module is on."""
+def uncertainty_map(module: nn.Module, degraded: Map, restored: Map, restorer: Restorer) -> NDArray[np.float32]:
+    """Return the uncertainty of a (Y, X) plane, of any size; the networks are on one device."""
     import torch
 
     from napari_maskcal.restore.engine import exact_float32
-    from napari_maskcal.restore.tiles import plan_tiles
 
-    geometry: Any = module
     factor = restored.shape[0] // degraded.shape[0]
-    fine = degraded if factor == 1 else degraded.repeat(factor, axis=0).repeat(factor, axis=1)
-    plan = plan_tiles(
-        (restored.shape[0], restored.shape[1]), max_tile_px=_LARGEST_TILE_PX, halo_px=geometry.halo_px,
-        stride_px=geometry.stride_px,
-    )  # fmt: skip
-    padding = [(0, padded - n) for padded, n in zip(plan.padded_shape, restored.shape, strict=True)]
-    images = [np.pad(image, padding, mode="reflect")[None, None] for image in (fine, restored)]
     weight = next(module.parameters(), torch.empty(0))
-    out = np.empty(plan.padded_shape, np.float32)
+    asked = restorer.network if asks_restorer(module) else None
+    if asked is not None:
+        weight = next(asked.parameters(), weight)
+    plan = _tiles(module, degraded, factor, restorer.card if asked is not None else None)
+    images = [_padded(degraded, plan, 1), _padded(restored, plan, factor)]
+    out = np.empty([factor * n for n in plan.padded_shape], np.float32)
     with torch.inference_mode(), exact_float32(weight.device):
         for tile in plan.tiles:
-            inputs = (torch.from_numpy(image[..., tile.read[0], tile.read[1]]).to(weight.device) for image in images)
-            out[tile.target()] = module(*inputs).cpu().numpy()[0, 0][tile.keep()]
+            low, high = (
+                torch.from_numpy(image[..., *_times(tile.read, scale)]).to(weight.device)
+                for image, scale in zip(images, (1, factor), strict=True)
+            )
+            made = uncertainty_of(module, low, high, asked).cpu().numpy()
+            out[tile.target(factor)] = made[0, 0][tile.keep(factor)]
     return out[: restored.shape[0], : restored.shape[1]]
+
+
+def _tiles(module: Any, degraded: Map, factor: int, asked: ModelCard | None) -> Plan:
+    """Return tiles on the degraded grid; where the restorer is asked again, its own reach is added."""
+    stride = module.stride_px // gcd(module.stride_px, factor)
+    own = -(-module.halo_px // factor)
+    halo: int | None = own
+    if asked is not None:
+        stride = lcm(stride, asked.stride_px)
+        halo = None if asked.halo_px is None else own + asked.halo_px
+    return plan_tiles(
+        (degraded.shape[0], degraded.shape[1]), max_tile_px=_LARGEST_TILE_PX // factor, halo_px=halo, stride_px=stride
+    )  # fmt: skip
+
+
+def _padded(image: Map, plan: Plan, factor: int) -> Map:
+    padding = [(0, factor * (padded - n)) for padded, n in zip(plan.padded_shape, plan.shape, strict=True)]
+    return np.pad(image, padding, mode="reflect")[None, None]
+
+
+def _times(spans: tuple[slice, slice], factor: int) -> tuple[slice, slice]:
+    y, x = (slice(factor * span.start, factor * span.stop) for span in spans)
+    return y, x
 
 
 def _distance(distance: Distance, restored: Map, truth: Map) -> float:

@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from napari_maskcal.bundle import write_bundle
 from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.certify import CalibrationField, certify
-from napari_maskcal.mask.scores import FLOOR, IntervalWidth, MaskEnsemble, Residual, Spread
+from napari_maskcal.mask.scores import FLOOR, IntervalWidth, MaskEnsemble, Residual, Spread, ViewSpread
 from napari_maskcal.mask.untrained import (
     augmentation_mask,
     constant_mask,
@@ -25,10 +25,12 @@ from napari_maskcal.mask.untrained import (
 from napari_maskcal.models import GIVEN_RESTORER, MaskModel, Restorer, load_mask_model, load_restorer
 from napari_maskcal.pipeline import run
 from napari_maskcal.read.image import from_array
+from napari_maskcal.restore.asking import uncertainty_of
 from napari_maskcal.restore.engine import Pair, process
 from napari_maskcal.restore.events import PlaneDone
 from napari_maskcal.restore.kinds import make_network
 from napari_maskcal.restore.loaders.native import build_network
+from napari_maskcal.restore.unet import UNet
 from small_models import WIDTHS, noisy_planes, random_restorer
 
 if TYPE_CHECKING:
@@ -185,10 +187,24 @@ def test_augmentation_is_the_spread_over_all_eight_views(trained):
     image = images(1, 1, 24, 32)
     views = eight_views(trained.restorer, image)
     with torch.inference_mode():
-        found = augmentation_mask(trained.restorer).network(image, image)[0, 0].numpy()
+        network = trained.restorer.network
+        found = augmentation_mask(trained.restorer).network(image, network(image), network)[0, 0].numpy()
     np.testing.assert_allclose(found - FLOOR, views.std(axis=0), atol=2e-6)
     assert views.std(axis=0).mean() > 100 * 2e-6
     assert len(np.unique(views.reshape(8, -1), axis=0)) == 8
+
+
+def test_the_spread_of_colours_is_the_norm_of_that_of_each():
+    """Of a restorer that gives each quarter turn another colour."""
+    image, angle = images(1, 1, 8, 8), iter(range(1, 4))
+
+    def restore(_: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.0, 1.0, 3.0])[None, :, None, None].expand(1, 3, 8, 8) * next(angle)
+
+    found = ViewSpread(mirrors=False)(image, torch.zeros(1, 3, 8, 8), restore)
+    deviation = np.std([0, 1, 2, 3])
+    expected = deviation * np.sqrt(1 + 9) + FLOOR
+    torch.testing.assert_close(found, torch.full((1, 1, 8, 8), float(expected)))
 
 
 def test_an_ensembles_uncertainty_is_the_standard_deviation_of_its_members(members):
@@ -235,7 +251,7 @@ def test_where_quantiles_cross_the_width_is_the_floor_and_not_their_distance():
 def test_every_score_is_positive_even_where_nothing_differs(make, name):
     flat = torch.full((1, 1, 16, 16), 0.3)
     with torch.inference_mode():
-        uncertainty = make(name).network(flat, flat)
+        uncertainty = uncertainty_of(make(name).network, flat, flat, lambda image: image)
     assert (uncertainty >= np.float32(FLOOR)).all()
 
 
@@ -265,11 +281,15 @@ def test_with_too_small_a_halo_the_same_check_fails(trained, make, set_effort, n
 
 
 def test_a_turned_tile_is_exact_only_at_multiples_of_the_stride(trained):
-    spread, plane = augmentation_mask(trained.restorer).network, images(1, 1, 200, 200)
+    mask, restore, plane = augmentation_mask(trained.restorer), trained.restorer.network, images(1, 1, 200, 200)
+
+    def spread(image: torch.Tensor) -> torch.Tensor:
+        return mask.network(image, restore(image), restore)
+
     with torch.inference_mode():
-        whole = spread(plane, plane)[..., 80:100, 80:100]
-        aligned = spread(plane[..., 20:180, 20:180], plane[..., 20:180, 20:180])[..., 60:80, 60:80]
-        shifted = spread(plane[..., 21:181, 21:181], plane[..., 21:181, 21:181])[..., 59:79, 59:79]
+        whole = spread(plane)[..., 80:100, 80:100]
+        aligned = spread(plane[..., 20:180, 20:180])[..., 60:80, 60:80]
+        shifted = spread(plane[..., 21:181, 21:181])[..., 59:79, 59:79]
     torch.testing.assert_close(aligned, whole, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(shifted, whole, rtol=1e-4, atol=1e-4)
 
@@ -278,7 +298,7 @@ def test_a_turned_tile_is_exact_only_at_multiples_of_the_stride(trained):
 def test_a_direct_call_gives_what_the_engine_gives(trained, make, name):
     (plane,) = noisy_planes(1, 72, 96)
     done = computed(trained.restorer, make(name), plane[None])
-    direct = make(name).uncertainty(plane, trained.restorer(plane))
+    direct = make(name).uncertainty(plane, trained.restorer(plane), trained.restorer)
     np.testing.assert_allclose(direct, done.uncertainty, rtol=1e-4, atol=1e-5)
 
 
@@ -338,16 +358,28 @@ def test_a_mask_model_may_not_be_calibrated_on_what_its_members_were_trained_on(
     assert card.trained_on_sha256 == ("0" * 64, "1" * 64)
 
 
-def test_the_members_are_copies_so_the_restorer_stays_as_it_is(trained):
-    mask = augmentation_mask(trained.restorer)
-    own = {tensor.data_ptr() for tensor in trained.restorer.network.state_dict().values()}
+def test_the_members_are_copies_so_the_restorer_stays_as_it_is(members):
+    mask = ensemble_mask(members)
+    own = {tensor.data_ptr() for member in members for tensor in member.network.state_dict().values()}
     assert not own & {tensor.data_ptr() for tensor in mask.network.state_dict().values()}
 
 
-def test_scores_of_restorers_need_one_grid_and_the_residual_does_not(trained):
+def test_what_asks_the_restorer_keeps_nothing_of_it(trained):
+    mask = augmentation_mask(trained.restorer)
+    assert mask.card.asks_restorer
+    assert not mask.network.state_dict()
+    computed(trained.restorer, mask, noisy_planes(1, 64, 64))
+    assert not any(isinstance(module, UNet) for module in mask.network.modules())
+
+
+def test_scores_of_other_restorers_need_one_grid_and_the_rest_does_not(trained, members):
     degraded, restored = images(1, 1, 16, 16), images(1, 1, 32, 32)
     with pytest.raises(ValueError, match="degraded plane is 16 × 16 pixels and the restored one 32 × 32"):
-        augmentation_mask(trained.restorer).network(degraded, restored)
+        ensemble_mask(members).network(degraded, restored)
+    finer = torch.nn.Upsample(scale_factor=2, mode="bilinear")
+    with torch.inference_mode():
+        spread = augmentation_mask(trained.restorer).network(degraded, finer(degraded), finer)
+    torch.testing.assert_close(spread, torch.full_like(spread, FLOOR), atol=1e-5, rtol=0)  # all views give the same
     assert residual_mask(trained.restorer).network(degraded, restored).shape == restored.shape
 
 
@@ -425,7 +457,7 @@ def test_members_that_normalise_otherwise_are_refused(members):
         ({"kind": "residual", "floor": float("nan")}, "floor is nan"),
         ({"kind": "spread", "members": []}, "there are 0 members; give 1 to 64"),
         ({"kind": "spread", "members": [UNET] * 65}, "there are 65 members"),
-        ({"kind": "spread", "members": [UNET]}, "one member without turns has no spread"),
+        ({"kind": "spread", "members": [UNET]}, "one member has no spread; give several"),
         ({"kind": "spread", "members": [{"kind": "spread"}] * 2}, "kind 'spread' as its restorer; those are unet"),
         ({"kind": "spread", "members": [{"kind": "vit"}] * 2}, "network of kind 'vit'; known are unet"),
         ({"kind": "spread", "members": 3}, "do not fit the model card"),

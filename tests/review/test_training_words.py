@@ -68,7 +68,7 @@ def test_what_costs_more_views_and_what_takes_no_training_is_called_so():
     shares = judged(trained_network=0.28, smoothed_residual=0.2)
     assert compared_words("smoothed residual", shares).endswith("train longer, or on more specimens.")
     turned = UncertaintyJudged(done=3, total=3, name=TURNED, masked_share=0.1, untouched_share=0.5)
-    assert compared_words(TURNED, [*shares, turned]).endswith("the restorer sees each plane in four more views.")
+    assert compared_words(TURNED, [*shares, turned]).endswith("the restorer sees each plane in three more views.")
 
 
 def test_many_specimens_are_counted_after_the_first_six():

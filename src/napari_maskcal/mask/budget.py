@@ -11,12 +11,14 @@ from torch import nn
 from napari_maskcal.distance.linf import LInfinity
 from napari_maskcal.distance.lp import Lp
 from napari_maskcal.mask.scores import FLOOR
+from napari_maskcal.restore.asking import asks_restorer, uncertainty_of
 from napari_maskcal.restore.kinds import BUDGET_CELL_PX, make_network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_maskcal.distance.base import Distance
+    from napari_maskcal.restore.asking import Restore
 
 CELL_PX = BUDGET_CELL_PX
 """Windows move in steps of this many pixels, so that sums over them are sums over cells."""
@@ -73,17 +75,18 @@ class ErrorBudget(nn.Module):
         self.of = make_network(of, role="mask")
         self.power, self.radius_cells = float(power), radius_cells
         inner: Any = self.of
-        self.sees_restored = getattr(inner, "sees_restored", True)
+        self.sees_restored, self.asks_restorer = getattr(inner, "sees_restored", True), asks_restorer(inner)
         self.stride_px = lcm(inner.stride_px, CELL_PX)
         reach = inner.halo_px + CELL_PX * (radius_cells + 1) - 1
         self.halo_px = -(-reach // self.stride_px) * self.stride_px
 
-    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+    def forward(self, degraded: Tensor, restored: Tensor, restorer: Restore | None = None) -> Tensor:
         """Map two images, in normalised intensities, to the budget of each pixel, (N, 1, Y, X), above 0.
 
         Volumes have Z before Y. The sizes are multiples of `stride_px`.
         """
-        return error_budget(self.of(degraded, restored), power=self.power, radius_cells=self.radius_cells)
+        error = uncertainty_of(self.of, degraded, restored, restorer)
+        return error_budget(error, power=self.power, radius_cells=self.radius_cells)
 
 
 def budget_power(distance: Distance) -> float:

@@ -52,16 +52,14 @@ def of_residual(*, window_px: int) -> Composed:
     return Composed(spec={"kind": "residual", "window_px": window_px, "floor": FLOOR}, weights={})
 
 
-def of_spread(restorers: Sequence[Restorer], *, turns: bool, mirrors: bool = True) -> Composed:
-    """Return the spread of restorers; see `napari_maskcal.mask.scores.Spread`.
+def of_views(*, mirrors: bool) -> Composed:
+    """Return the spread of the restorer over turned views; see `napari_maskcal.mask.scores.ViewSpread`."""
+    return Composed(spec={"kind": "views", "mirrors": mirrors, "floor": FLOOR}, weights={})
 
-    Raises
-    ------
-    ValueError
-        If one of them is no network.
-    """
-    spec: dict[str, Any] = {"kind": "spread", "turns": turns}
-    return _with_members(spec if mirrors else spec | {"mirrors": False}, restorers)
+
+def of_spread(restorers: Sequence[Restorer]) -> Composed:
+    """Return the spread of restorers; see `napari_maskcal.mask.scores.Spread`."""
+    return _with_members({"kind": "spread"}, restorers)
 
 
 def of_interval(lower: Restorer, upper: Restorer) -> Composed:
@@ -88,11 +86,9 @@ def budget_of(part: Composed, *, power: float) -> Composed:
 def _with_members(spec: dict[str, Any], restorers: Sequence[Restorer]) -> Composed:
     weights: dict[str, Tensor] = {}
     for i, restorer in enumerate(restorers):
-        if restorer.network is None:
-            raise ValueError(f"{restorer.card.name} is no network that could be asked again; choose a file")
+        state = {} if restorer.network is None else restorer.network.state_dict()
         # Copies: a member may be the restorer itself, which the engine moves between devices.
-        own = {name: tensor.detach().cpu().clone() for name, tensor in restorer.network.state_dict().items()}
-        weights |= _under(f"members.{i}", own)
+        weights |= _under(f"members.{i}", {name: tensor.detach().cpu().clone() for name, tensor in state.items()})
     members = [restorer.card.network for restorer in restorers]
     return Composed(spec=spec | {"members": members, "floor": FLOOR}, weights=weights)
 

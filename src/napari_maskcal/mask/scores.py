@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from napari_maskcal.restore.asking import asks_restorer, uncertainty_of
 from napari_maskcal.restore.kinds import make_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
+
+    from napari_maskcal.restore.asking import Restore
 
 FLOOR = 1e-3
 """Added to each score, in shares of the plane's intensity range.
@@ -24,7 +27,7 @@ not taken as a maximum: the order of pixels stays, so a binary mask is the one o
 """
 _LARGEST_WINDOW_PX = 1023
 _MOST_MEMBERS = 64
-_AVERAGED = ("mask-unet", "spread")
+_AVERAGED = ("mask-unet", "views")
 
 
 class Constant(nn.Module):
@@ -104,59 +107,73 @@ class _OfRestorers(nn.Module):
 
 
 class Spread(_OfRestorers):
-    """Standard deviation over what several restorers, or one under flips and quarter turns, make of an image.
+    """Standard deviation over what several restorers make of an image: an ensemble.
 
     Parameters
     ----------
     members
-        See `_OfRestorers`. Several are an ensemble.
-    turns
-        Show each member the image in all flips and quarter turns, and turn its answers back: one member with turns is
-        test-time augmentation.
+        See `_OfRestorers`; at least two.
+    floor
+        See `FLOOR`.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
+    NIPS 2017.
+    """
+
+    def __init__(self, members: Sequence[dict[str, Any]], *, floor: float = FLOOR) -> None:
+        super().__init__(members, floor=floor)
+        if len(members) == 1:
+            raise ValueError("one member has no spread; give several")
+
+    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+        """Map (N, 1, Y, X), in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
+        _check_grid(degraded, restored)
+        return _above(self.floor, _deviation(member(degraded) for member in self.members))
+
+
+class ViewSpread(nn.Module):
+    """Standard deviation over what the restorer makes of turned views of an image: test-time augmentation.
+
+    Each view is restored, and the answer turned back; the restored image itself is the first answer. The restorer is
+    the one that restored the image, and comes with it: see `napari_maskcal.restore.asking`.
+
+    Parameters
+    ----------
     mirrors
-        Whether the turned views are mirrored too: eight views, or else four.
+        Whether the quarter turns are mirrored too: eight views, or else four.
     floor
         See `FLOOR`.
 
     Notes
     -----
     It is exact under tiling: tiles begin and end at multiples of the stride, and a turned piece whose sides are
-    such multiples is cut into the same cells by a strided network as the turned plane is.
+    such multiples is cut into the same cells by a strided network as the turned plane is. It reaches as far as the
+    restored image does, so it adds nothing to its halo.
 
     References
     ----------
     Wang et al., "Aleatoric uncertainty estimation with test-time augmentation for medical image segmentation with
-    convolutional neural networks", Neurocomputing 338 (2019). Lakshminarayanan, Pritzel, Blundell, "Simple and
-    Scalable Predictive Uncertainty Estimation using Deep Ensembles", NIPS 2017.
+    convolutional neural networks", Neurocomputing 338 (2019).
     """
 
-    def __init__(
-        self, members: Sequence[dict[str, Any]], *, turns: bool = False, mirrors: bool = True, floor: float = FLOOR
-    ) -> None:
-        super().__init__(members, floor=floor)
-        if len(members) == 1 and not turns:
-            raise ValueError("one member without turns has no spread; give several, or turns")
-        self.turns, self.mirrors = bool(turns), bool(mirrors)
+    asks_restorer = True
+    stride_px, halo_px = 1, 0
 
-    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
-        """Map (N, 1, Y, X), in normalised intensities, to the uncertainty, (N, 1, Y, X), above 0."""
-        _check_grid(degraded, restored)
-        mean, squares = torch.zeros_like(degraded), torch.zeros_like(degraded)
-        # Welford's sums: one output at a time in memory, and no difference of large squares.
-        for count, output in enumerate(self._outputs(degraded), start=1):
-            away = output - mean
-            mean = mean + away / count
-            squares = squares + away * (output - mean)
-        return _above(self.floor, (squares / count).clamp(min=0).sqrt())
+    def __init__(self, *, mirrors: bool = True, floor: float = FLOOR) -> None:
+        super().__init__()
+        self.mirrors, self.floor = bool(mirrors), _checked_floor(floor)
 
-    def _outputs(self, degraded: Tensor) -> Iterator[Tensor]:
-        for member in self.members:
-            if not self.turns:
-                yield member(degraded)
-                continue
-            for turn in range(4):
-                for mirror in (False, True) if self.mirrors else (False,):
-                    yield _turned_back(member(_turned(degraded, turn, mirror)), turn, mirror)
+    def forward(self, degraded: Tensor, restored: Tensor, restorer: Restore) -> Tensor:
+        """Map the degraded image, (N, C, Y, X), and what `restorer` made of it to (N, 1, Y, X), above 0."""
+        return _above(self.floor, _deviation(self._answers(degraded, restored, restorer)))
+
+    def _answers(self, degraded: Tensor, restored: Tensor, restorer: Restore) -> Iterator[Tensor]:
+        yield restored
+        views = [(turn, mirror) for mirror in (False, True)[: 1 + self.mirrors] for turn in range(4)]
+        for turn, mirror in views[1:]:
+            yield _turned_back(restorer(_turned(degraded, turn, mirror)), turn, mirror)
 
 
 class IntervalWidth(_OfRestorers):
@@ -193,13 +210,8 @@ class MaskEnsemble(nn.Module):
     Parameters
     ----------
     members
-        The `network` parts of their model cards, of kind ``mask-unet`` or ``spread``; their weights are in the state
+        The `network` parts of their model cards, of kind ``mask-unet`` or ``views``; their weights are in the state
         dict, as ``members.0...``, ``members.1...``.
-
-    References
-    ----------
-    Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
-    NIPS 2017.
     """
 
     def __init__(self, members: Sequence[dict[str, Any]]) -> None:
@@ -212,11 +224,12 @@ class MaskEnsemble(nn.Module):
             )
         networks: list[Any] = [make_network(spec, role="mask") for spec in members]
         self.members = nn.ModuleList(networks)
+        self.asks_restorer = any(map(asks_restorer, networks))
         self.stride_px, self.halo_px = _common_geometry(networks)
 
-    def forward(self, degraded: Tensor, restored: Tensor) -> Tensor:
+    def forward(self, degraded: Tensor, restored: Tensor, restorer: Restore | None = None) -> Tensor:
         """Map two images, as `MaskNetwork` takes them, to the uncertainty, (N, 1, Y, X), above 0."""
-        logs = [torch.log(member(degraded, restored)) for member in self.members]
+        logs = [torch.log(uncertainty_of(member, degraded, restored, restorer)) for member in self.members]
         return torch.exp(torch.stack(logs).mean(dim=0))
 
 
@@ -241,6 +254,18 @@ def _norm(difference: Tensor) -> Tensor:
         return difference.abs()
     norm: Tensor = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
     return norm
+
+
+def _deviation(answers: Iterable[Tensor]) -> Tensor:
+    """Return the standard deviation over (N, C, Y, X) answers, over channels its norm, (N, 1, Y, X)."""
+    # Welford's sums: one answer at a time in memory, and no difference of large squares.
+    mean: Any = 0.0
+    squares: Any = 0.0
+    for count, answer in enumerate(answers, start=1):
+        away = answer - mean
+        mean = mean + away / count
+        squares = squares + away * (answer - mean)
+    return _norm((squares / count).clamp(min=0).sqrt())
 
 
 def _turned(image: Tensor, turn: int, mirror: bool) -> Tensor:

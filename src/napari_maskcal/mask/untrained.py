@@ -48,12 +48,12 @@ def augmentation_mask(restorer: Restorer) -> MaskModel:
     Raises
     ------
     ValueError
-        If the restorer is none of this package's own format, the only one that a bundle can keep.
+        If the restorer is no network.
     """
-    from napari_maskcal.mask.composed import of_spread
+    from napari_maskcal.mask.composed import of_views
 
-    name = f"spread of {restorer.card.name} over flips and turns"
-    return _made(name, of_spread([restorer], turns=True), [restorer], beside=restorer)
+    _check_members([restorer])
+    return _made(f"spread of {restorer.card.name} over flips and turns", of_views(mirrors=True), beside=restorer)
 
 
 def ensemble_mask(restorers: Sequence[Restorer], *, beside: Restorer | None = None) -> MaskModel:
@@ -77,7 +77,7 @@ def ensemble_mask(restorers: Sequence[Restorer], *, beside: Restorer | None = No
 
     _check_members(restorers)
     name = "spread of " + ", ".join(member.card.name for member in restorers)
-    return _made(name, of_spread(restorers, turns=False), restorers, beside=beside)
+    return _made(name, of_spread(restorers), restorers, beside=beside)
 
 
 def interval_mask(lower: Restorer, upper: Restorer, *, beside: Restorer | None = None) -> MaskModel:
@@ -194,6 +194,8 @@ def _card(
 def _check_members(members: Sequence[Restorer]) -> None:
     seen: dict[str, str] = {}
     for member in members:
+        if member.network is None:
+            raise ValueError(f"{member.card.name} is no network that could be asked again; choose a file")
         if member.sha256 in seen:
             raise ValueError(f"{member.card.name} and {seen[member.sha256]} are the same network; leave one out")
         if member.card.normalisation != members[0].card.normalisation:

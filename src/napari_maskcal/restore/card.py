@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from napari_maskcal.read.names import as_compared
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
-from napari_maskcal.restore.kinds import BUDGET_CELL_PX
+from napari_maskcal.restore.kinds import BUDGET_CELL_PX, VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -102,6 +102,11 @@ class ModelCard(BaseModel):
         """How far around a pixel an error budget adds up; 0 where the uncertainty is that of the pixel itself."""
         return _context_px(self.network)
 
+    @property
+    def asks_restorer(self) -> bool:
+        """Whether a mask network runs the restorer again, for other views of the image."""
+        return any(spec.get("kind") == VIEWS for spec in nested(self.network))
+
     def knows(self, groups: Iterable[str]) -> list[str]:
         """Return which of `groups` this network was trained on, also those of which only a folder has the name."""
         trained = {as_compared(name) for name in self.trained_on}
@@ -127,6 +132,16 @@ class ModelCard(BaseModel):
         if not self.trained_on_sha256:
             content.pop("trained_on_sha256", None)
         return content
+
+
+def nested(spec: Any) -> Iterator[dict[str, Any]]:
+    """Yield an architecture and all that it is made of."""
+    if not isinstance(spec, dict):
+        return
+    yield spec
+    members = spec.get("members")
+    for inner in (spec.get("of"), *(members if isinstance(members, list | tuple) else ())):
+        yield from nested(inner)
 
 
 def _context_px(spec: Any) -> int:

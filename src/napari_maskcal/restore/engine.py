@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_maskcal.restore.asking import uncertainty_of
 from napari_maskcal.restore.device import is_out_of_memory, pick_device
 from napari_maskcal.restore.events import CancelToken, Event, PlaneDone, Started, TileDone, Warned
 from napari_maskcal.restore.given import NOTHING_GIVEN, Given, check_given, read_uncertainty
@@ -60,8 +61,8 @@ class Pair(torch.nn.Module):
 
         `given` is the restored image where there is no restorer. None stands for what no network makes.
         """
-        restored = given if self.restorer is None else self.restorer(degraded)
-        uncertainty = None if self.mask is None else self.mask(degraded, restored)
+        restored: Any = given if self.restorer is None else self.restorer(degraded)
+        uncertainty = None if self.mask is None else uncertainty_of(self.mask, degraded, restored, self.restorer)
         return None if self.restorer is None else restored, uncertainty
 
 
@@ -125,7 +126,7 @@ def process(
     ------
     ValueError
         If the plane is too small for the networks, constant, or not finite, or the device is none; if more or less
-        is given than the networks leave out.
+        is given than the networks leave out, or the mask network asks for a restorer and there is none.
     MemoryError
         If the smallest tile does not fit the device.
     """

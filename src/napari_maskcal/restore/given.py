@@ -46,6 +46,11 @@ NOTHING_GIVEN = Given()
 
 def check_given(image: Image, restorer: Restorer, mask_model: MaskModel, given: Given) -> None:
     """Raise ValueError unless just what the networks do not make is given, in the right shape."""
+    if mask_model.card.asks_restorer and restorer.network is None:
+        raise ValueError(
+            f"{mask_model.card.name} asks the restorer again, for turned views of the image, and {restorer.card.name} "
+            "cannot be asked; choose the restorer itself"
+        )
     factor = restorer.card.scale_factor
     for part, model, made in (
         ("restored", restorer, given.restored),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BUDGET_CELL_PX = 8  # windows of an error budget move in steps of so many pixels
+VIEWS = "views"  # asks the restorer again
 GIVEN = "given"  # no network at all: the map, or the restored image, comes with the input
 KINDS = {
     "restorer": {
@@ -18,6 +19,7 @@ KINDS = {
         "mask-unet": "napari_maskcal.mask.network:MaskNetwork",
         "residual": "napari_maskcal.mask.scores:Residual",
         "spread": "napari_maskcal.mask.scores:Spread",
+        VIEWS: "napari_maskcal.mask.scores:ViewSpread",
         "interval": "napari_maskcal.mask.scores:IntervalWidth",
         "budget": "napari_maskcal.mask.budget:ErrorBudget",
         "mask-ensemble": "napari_maskcal.mask.scores:MaskEnsemble",

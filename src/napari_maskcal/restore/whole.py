@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_maskcal.restore.asking import uncertainty_of
 from napari_maskcal.restore.engine import exact_float32, normalise
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32
     return np.asarray(output[inside] * np.float32(span) + np.float32(offset), dtype=np.float32)
 
 
-def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: NDArray[Any]) -> NDArray[np.float32]:
+def plane_uncertainty(
+    mask_model: MaskModel, degraded: NDArray[Any], restored: NDArray[Any], restorer: Restorer | None
+) -> NDArray[np.float32]:
     """Return the uncertainty of `restored`, (Y, X), whose normalisation is measured on `degraded`."""
     if mask_model.network is None:
         raise ValueError(f"{mask_model.card.name} makes no map itself; take pipeline.run, with uncertainty=...")
@@ -42,9 +45,10 @@ def plane_uncertainty(mask_model: MaskModel, degraded: NDArray[Any], restored: N
             "pipeline.run, which restores and masks it in one go: padding it here would not give the same uncertainty"
         )
     offset, span = mask_model.card.normalisation.measure(degraded)
-    images = [torch.from_numpy(normalise(plane, offset, span))[None, None] for plane in (degraded, restored)]
+    low, high = (torch.from_numpy(normalise(plane, offset, span))[None, None] for plane in (degraded, restored))
+    asked = None if restorer is None else restorer.network
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
-        output = mask_model.network(*images)  # brings the degraded image to the restored grid itself
+        output = uncertainty_of(mask_model.network, low, high, asked)  # brings both to one grid itself
     return np.asarray(output[0, 0].numpy(), dtype=np.float32)
 
 

@@ -203,7 +203,8 @@ def _model_problems(choices: CalibrationChoices) -> list[Problem]:
     if fault:
         problems.append(Problem(field="restorer", message=fault))
     card, fault = _mask_card(choices.mask_model)
-    if fault is None and choices.mask_model == "augmentation" and choices.restorer == GIVEN:
+    asks = choices.mask_model == "augmentation" or (card is not None and card.asks_restorer)
+    if fault is None and asks and choices.restorer == GIVEN:
         fault = "images that are already restored cannot be turned and restored again; choose another mask model"
     if fault is None and card and restorer and choices.restorer != GIVEN:
         same = card.normalisation == restorer.normalisation

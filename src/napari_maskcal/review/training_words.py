@@ -59,7 +59,7 @@ def compared_words(kept: str, judged: Sequence[UncertaintyJudged]) -> str:
     if kept == TRAINED:
         return told
     if kept == TURNED:
-        return f"{told} For the spread the restorer sees each plane in four more views."
+        return f"{told} For the spread the restorer sees each plane in three more views."
     return f"{told} Training gained nothing here: train longer, or on more specimens."
 
 

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from napari_maskcal.mask.budget import budget_power
 from napari_maskcal.mask.collapse import CollapsedError
-from napari_maskcal.mask.scores import FLOOR
+from napari_maskcal.mask.untrained import WINDOW_PX
+from napari_maskcal.training_choice import BARE, SMOOTHED, SPREAD, TRAINED, TURNED, preferred
+from paper_choice import validation_shares
 from paper_fields import stacked
 from paper_trained import budgets, learned, maps_of, residuals, smoothed
+from paper_views import QUARTERS, VIEWS, spread, spread_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
+    from paper_fields import PaperField
     from paper_tasks import Task
     from paper_trained import Learned
 
@@ -87,11 +89,14 @@ class Maps:
         Seconds that training took, the restorer's left out; 0 for what needs none.
     infer_s
         Seconds for one field.
+    kept
+        What was chosen for each tolerance, where something was.
     """
 
     held_out: Sequence[Map] | Mapping[float, Sequence[Map]]
     train_s: float = 0.0
     infer_s: float = 0.0
+    kept: Mapping[float, str] = field(default_factory=dict)
 
     def at(self, tolerance: float) -> Sequence[Map]:
         """Return the maps for one tolerance."""
@@ -110,12 +115,12 @@ def residual(question: Question) -> Maps:
 
 def residual_smooth(question: Question) -> Maps:
     """Return the residual's mean over 9 x 9 pixels: what the package offers before anything is trained."""
-    return _timed(lambda: residuals(question.task.held_out, 9))
+    return _timed(lambda: residuals(question.task.held_out, WINDOW_PX))
 
 
 def residual_budget(question: Question) -> Maps:
     """Return the error budget of the smoothed residual."""
-    return _timed(lambda: _budgets(question, residuals(question.task.held_out, 9)))
+    return _timed(lambda: _budgets(question, residuals(question.task.held_out, WINDOW_PX)))
 
 
 def quantile(question: Question) -> Maps:
@@ -153,7 +158,7 @@ def likelihood_budget(question: Question) -> Maps:
 
 
 def budget(question: Question) -> Maps:
-    """Return the error budget of `quantile`: the default, chosen on the groups that train and validate."""
+    """Return the error budget of `quantile`."""
     return _learned(question, learned(question, "quantile"), after=_budgets)
 
 
@@ -176,10 +181,10 @@ def budget_pair(question: Question) -> Maps:
 
 
 def budget_turned(question: Question) -> Maps:
-    """Return the error budget of `quantile` and `tta` together: smaller masks for eight passes of the restorer."""
-    found, spread = learned(question, "quantile"), tta(question)
-    maps = _timed(lambda: _budgets(question, _means(maps_of(found.network, question.task.held_out), spread.held_out)))
-    return replace(maps, train_s=found.train_s, infer_s=maps.infer_s + spread.infer_s)
+    """Return the error budget of `quantile` and `tta` together: eight passes of the restorer for each field."""
+    found, turned = learned(question, "quantile"), tta(question)
+    maps = _timed(lambda: _budgets(question, _means(maps_of(found.network, question.task.held_out), turned.held_out)))
+    return replace(maps, train_s=found.train_s, infer_s=maps.infer_s + turned.infer_s)
 
 
 def _learned(
@@ -211,71 +216,45 @@ def ensemble(question: Question) -> Maps | None:
 
     @torch.inference_mode()
     def maps() -> Sequence[Map]:
-        return _spread(torch.stack([torch.cat([n(part) for part in degraded.split(16)]) for n in task.networks]))
+        return spread(torch.stack([torch.cat([n(part) for part in degraded.split(16)]) for n in task.networks]))
 
     return replace(question.workshop.once("ensemble", lambda: _timed(maps)), train_s=task.training_seconds[1])
 
 
 def tta(question: Question) -> Maps:
     """Return the spread of the restorer's answers to turned and mirrored views of the degraded image."""
-    return question.workshop.once("tta", lambda: _tta(question.task))
+    task = question.task
+    return question.workshop.once("tta", lambda: _timed(lambda: spread_over(VIEWS[task.views], task, task.held_out)))
 
 
-def _tta(task: Task) -> Maps:
-    degraded = torch.from_numpy(stacked(task.held_out, "degraded"))
-    names = [f.name for f in task.held_out]
-    views = TURNS if task.views == "turns" else MIRRORS
+def chosen(question: Question) -> Maps:
+    """Return what training puts into the bundle: of five uncertainties the one that the validation fields prefer.
 
-    def maps() -> Sequence[Map]:
-        # All views in one call: a restorer that runs elsewhere takes its time to start.
-        seen = [there(degraded) for there, _ in views]
-        if len({view.shape for view in seen}) == 1:
-            answers = task.restore(torch.cat(seen), names * len(views)).split(len(names))
-        else:
-            answers = tuple(task.restore(view, names) for view in seen)
-        return _spread(torch.stack([back(answer) for (_, back), answer in zip(views, answers, strict=True)]))
-
-    return _timed(maps)
-
-
-def _turn(turns: int, mirror: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    def there(x: Tensor) -> Tensor:
-        x = torch.rot90(x, turns, (-2, -1))
-        return (x.flip(-1) if mirror else x).contiguous()
-
-    def back(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(-1) if mirror else x, -turns, (-2, -1))
-
-    return there, back
+    It is chosen for each tolerance, as for a user who asks for that one.
+    """
+    task, found, started = question.task, learned(question, "quantile"), time.perf_counter()
+    candidates = {
+        TRAINED: lambda fields: _budgets(question, maps_of(found.network, fields)),
+        TURNED: lambda fields: _budgets(question, _means(maps_of(found.network, fields), _quarters(question, fields))),
+        SPREAD: lambda fields: _quarters(question, fields),
+        SMOOTHED: lambda fields: residuals(fields, WINDOW_PX),
+        BARE: lambda fields: residuals(fields, 1),
+    }
+    names = list(candidates)
+    shares = validation_shares([candidates[name](task.validation) for name in names], question)
+    kept = {tolerance: names[preferred(own)] for tolerance, own in shares.items()}
+    seconds = time.perf_counter() - started
+    made = {name: _timed(lambda make=candidates[name]: make(task.held_out)) for name in dict.fromkeys(kept.values())}  # type: ignore[misc]
+    return Maps(
+        held_out={tolerance: made[name].held_out for tolerance, name in kept.items()}, kept=kept,
+        train_s=found.train_s + seconds, infer_s=float(np.mean([made[name].infer_s for name in kept.values()])),
+    )  # fmt: skip
 
 
-def _mirror(axes: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Return a reflection that leaves even rows and columns even: of one pixel more, and one to be even again."""
-
-    def there(x: Tensor) -> Tensor:
-        for axis in axes:
-            x = _one_more(_one_more(x, axis).flip(axis), axis)
-        return x
-
-    def back(x: Tensor) -> Tensor:
-        for axis in axes:
-            x = x.narrow(axis, 0, x.shape[axis] - 1).flip(axis).narrow(axis, 0, x.shape[axis] - 2)
-        return x
-
-    return there, back
-
-
-def _one_more(x: Tensor, axis: int) -> Tensor:
-    return nn.functional.pad(x, (0, 1, 0, 0) if axis == -1 else (0, 0, 0, 1), mode="reflect")
-
-
-TURNS = tuple(_turn(turns, mirror) for turns in range(4) for mirror in (False, True))
-MIRRORS = tuple(_mirror(axes) for axes in ((), (-1,), (-2,), (-1, -2)))
-
-
-def _spread(outputs: Tensor) -> Sequence[Map]:
-    """Return the standard deviation over (members, N, C, Y, X), its norm over channels, above 0."""
-    return list((outputs.std(dim=0, correction=0).norm(dim=1) + FLOOR).numpy())
+def _quarters(question: Question, fields: Sequence[PaperField]) -> Sequence[Map]:
+    """Return the spread over quarter turns, as the package makes it, also of a mosaic, of which they are no views."""
+    key = ("quarters", fields[0].name, len(fields))
+    return question.workshop.once(key, lambda: spread_over(QUARTERS, question.task, fields))
 
 
 def _timed(make: Callable[[], Sequence[Map]]) -> Maps:
@@ -302,5 +281,6 @@ METHODS: dict[str, Callable[[Question], Maps | None]] = {
     "budget_half": budget_half,
     "budget_pair": budget_pair,
     "budget_turned": budget_turned,
+    "chosen": chosen,
 }
-DEFAULT = "budget"
+DEFAULT = "chosen"

@@ -32,7 +32,7 @@ WALKED_PER_GROUP = 2  # fields of a group where each distance is a walk of up to
 KEYS = (
     "task", "distance", "method", "default", "tolerance", "tolerance_percentile", "confidence", "n_calibration",
     "n_test", "coverage", "coverage_low", "coverage_high", "masked_share", "untouched_share", "correlation",
-    "ratio_to_opt", "train_s", "infer_s", "seed",
+    "ratio_to_opt", "train_s", "infer_s", "kept", "seed",
 )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ class Bench:
             for candidate in self._answers(name, maps)
         ]  # fmt: skip
         times = {"train_s": round(maps.train_s, 1), "infer_s": round(maps.infer_s, 5)}
-        return [self._row(name, p, found) | times for p, found in zip(PERCENTILES, compared, strict=True)]
+        kept = [{"kept": maps.kept.get(tolerance, "")} for tolerance in self.tolerances]
+        rows = zip(PERCENTILES, compared, kept, strict=True)
+        return [self._row(name, p, found) | times | what for p, found, what in rows]
 
     def _answers(self, name: str, maps: Maps) -> list[Candidate]:
         """Return a candidate for each tolerance; where the maps are the same for all, each field is walked once."""
@@ -149,7 +151,7 @@ class Bench:
             compare_opt(own, groups=groups, distances=self.distances, tolerance=tolerance, confidence=CONFIDENCE)
             for own, tolerance in zip(shares, self.tolerances, strict=True)
         ]
-        untimed = {"train_s": 0.0, "infer_s": 0.0, "ratio_to_opt": 1.0}
+        untimed = {"train_s": 0.0, "infer_s": 0.0, "ratio_to_opt": 1.0, "kept": ""}
         return [self._row(OPT, p, found) | untimed for p, found in zip(PERCENTILES, compared, strict=True)]
 
 

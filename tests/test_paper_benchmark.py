@@ -20,12 +20,15 @@ import paper_methods
 import paper_outputs
 import paper_pretrained
 import paper_rows
+from napari_maskcal.training_choice import BARE, SMOOTHED, SPREAD, TURNED
 from paper_fields import GroupSplit, PaperField, crop, drawn_fields, n_calibration, training_fields
-from paper_methods import MIRRORS, TURNS, Maps, Workshop
+from paper_methods import Maps, Workshop
 from paper_outputs import as_csv, as_markdown, draw, mean_ratio, summary, write_all
 from paper_pretrained import Compact, bayer_samples, fill_bayer, load_compact
 from paper_rows import KEYS, PERCENTILES, Bench, shown
 from paper_tasks import Task
+from paper_trained import Learned
+from paper_views import QUARTERS, VIEWS
 
 if TYPE_CHECKING:
     from paper_rows import Row
@@ -45,7 +48,7 @@ class Blurred(nn.Module):
         return self.mean(degraded)
 
 
-def task(*, groups: int = 14, restorer_groups: tuple[str, ...] = ("other",)) -> Task:
+def task(*, groups: int = 14, restorer_groups: tuple[str, ...] = ("other",), validation: int = 0) -> Task:
     """Return noise of different strength in each group, on ramps, blurred."""
     rng = np.random.default_rng(0)
     networks = (Blurred(3), Blurred(5))
@@ -58,7 +61,8 @@ def task(*, groups: int = 14, restorer_groups: tuple[str, ...] = ("other",)) -> 
         return PaperField(group=f"g{group}", name=f"g{group} {i}", degraded=degraded, restored=restored, truth=truth)
 
     return Task(
-        name="ramps", training=(), validation=(), held_out=tuple(field(g, i) for g in range(groups) for i in (0, 1)),
+        name="ramps", training=(), held_out=tuple(field(g, i) for g in range(groups) for i in (0, 1)),
+        validation=tuple(field(100 + g, i) for g in range(validation) for i in (0, 1)),
         restore=lambda degraded, _: networks[0](degraded), networks=networks, restorer_groups=restorer_groups,
         training_seconds=(0.0, 2.0),
     )  # fmt: skip
@@ -112,6 +116,35 @@ def test_a_map_that_knows_the_error_is_beaten_by_none_and_the_constant_is_the_wo
         shares = {other["method"]: other["masked_share"] for other in others}
         assert shares["opt"] <= row["masked_share"] < min(shares[name] for name in METHODS)
         assert max(shares.values()) == shares["constant"]
+
+
+def test_the_default_keeps_what_masks_least_of_the_validation_fields(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blind(nn.Module):
+        """A trained network that has learned nothing."""
+
+        def forward(self, degraded: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(restored[:, :1], 0.1)
+
+    found = Learned(network=Blind(), train_s=7.0, figure=1.0, weight=1.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(paper_methods, "learned", lambda *_: found)
+    own = task(validation=4)
+    rows = Bench.of(own, parse_distance("l1"), seed=0).rows(workshop, ["residual", "residual_smooth", "tta", "chosen"])
+    of = {name: [row for row in rows if row["method"] == name] for name in ("residual", "residual_smooth", "chosen")}
+    assert {row["kept"] for row in of["residual"]} == {""}
+    assert all(row["train_s"] >= 7 for row in of["chosen"])
+    for place, row in enumerate(of["chosen"]):
+        assert row["kept"] in (TURNED, SPREAD, SMOOTHED, BARE)
+        if row["kept"] == BARE:
+            assert row["masked_share"] == of["residual"][place]["masked_share"]
+    # The same, where the validation fields are told to prefer another one.
+    monkeypatch.setattr(
+        paper_methods, "validation_shares", lambda maps, q: dict.fromkeys(q.tolerances, (1, 1, 1, 0.5, 1))
+    )
+    smoothed = Bench.of(own, parse_distance("l1"), seed=0).rows(workshop, ["chosen"])[-3:]
+    assert {row["kept"] for row in smoothed} == {SMOOTHED}
+    assert [row["masked_share"] for row in smoothed] == [row["masked_share"] for row in of["residual_smooth"]]
 
 
 def test_maps_that_depend_on_the_tolerance_give_what_each_alone_would(
@@ -217,13 +250,15 @@ def test_mirrored_views_keep_the_mosaic_and_come_back() -> None:
     samples = bayer_samples(8, 12)
     assert not torch.equal(samples.flip(-1), samples)
     image = torch.rand(2, 3, 8, 12)
-    for there, back in MIRRORS:
+    for there, back in VIEWS["mirrors"]:
         seen = there(samples[None])[0]
         assert torch.equal(seen, bayer_samples(*seen.shape[1:]))
         assert torch.equal(back(there(image)), image)
-    seen = [there(image) for there, _ in TURNS]
-    assert all(torch.equal(back(view), image) for view, (_, back) in zip(seen, TURNS, strict=True))
+    turns = VIEWS["turns"]
+    seen = [there(image) for there, _ in turns]
+    assert all(torch.equal(back(view), image) for view, (_, back) in zip(seen, turns, strict=True))
     assert len({view.numpy().tobytes() for view in seen}) == 8
+    assert turns[:4] == QUARTERS
 
 
 def test_a_filled_mosaic_keeps_its_samples() -> None:

@@ -11,9 +11,9 @@ import napari_maskcal
 
 GUI = {"napari", "qtpy", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
 HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
-TORCH_NEEDED = ("restore.device", "restore.engine", "restore.unet", "restore.whole", "mask.budget", "mask.checkpoint",
+TORCH_NEEDED = ("loaders.adapted", "loaders.onnx_session", "loaders.probe", "mask.budget", "mask.checkpoint",
                 "mask.collapse", "mask.composed", "mask.learner", "mask.losses", "mask.network", "mask.scores",
-                "mask.train", "mask.weight")  # fmt: skip
+                "mask.train", "mask.weight", "restore.device", "restore.engine", "restore.unet", "restore.whole")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

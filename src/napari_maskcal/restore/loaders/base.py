@@ -1,0 +1,122 @@
+"""What every loader of foreign networks has to answer, and what is known of a file before it is described."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from napari_maskcal.restore.card import Normalisation
+
+LARGEST_FILE = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a file says of its network; None where it says nothing, and a trial run has to show it.
+
+    Attributes
+    ----------
+    channels
+        Of the network's own input: 1, or 3 for colours.
+    scale_factor, stride_px, halo_px, min_size_px, normalisation
+        See `napari_maskcal.restore.card.ModelCard`. A halo that is said is a lower bound: a trial run looks for more.
+    """
+
+    name: str = ""
+    channels: int | None = None
+    scale_factor: int | None = None
+    stride_px: int | None = None
+    halo_px: int | None = None
+    min_size_px: int | None = None
+    normalisation: Normalisation | None = None
+    licence: str = ""
+    citation: str = ""
+
+
+class Loader(Protocol):
+    """One format of network files; found by what is in a file, never by its suffix.
+
+    Attributes
+    ----------
+    name
+        As users know the format.
+    kind
+        For the `network` part of a model card.
+    extra
+        The extra of this package that brings the library; empty if none is needed.
+    runs_code
+        Whether a file of this format can run code, so that the user has to agree to it once.
+    """
+
+    name: str
+    kind: str
+    extra: str
+    runs_code: bool
+
+    def refusal(self, path: Path) -> str:
+        """Return why `path` is not of this format, in a few words, or empty if it is; runs nothing."""
+
+    def said(self, path: Path) -> Said:
+        """Return what the file says of its network; runs nothing.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or its network is one that cannot be used.
+        """
+
+    def load(self, path: Path) -> nn.Module:
+        """Return the network: normalised float32 (N, channels, Y, X) -> (N, channels, factor Y, factor X).
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read.
+        ImportError
+            If the library is missing; the message names the extra.
+        """
+
+
+class NotTrustedError(ValueError):
+    """A file that can run code, to which the user has not agreed yet."""
+
+    def __init__(self, path: Path, format_name: str, sha256: str) -> None:
+        self.path, self.sha256 = path, sha256
+        super().__init__(
+            f"{path} is a {format_name} file, which can run code on this computer; if you know where it comes from, "
+            f"agree to it once: maskcal trust {path}"
+        )
+
+
+class NotDescribedError(ValueError):
+    """A file that does not say all about its network, and that nobody has described yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} does not say how its network is to be used; a trial run finds that out: maskcal describe {path}"
+        )
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder with their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink()):
+        digest.update(f"{part.relative_to(path).as_posix()}\0{content_sha256(part)}\n".encode())
+    return digest.hexdigest()
+
+
+def needed(module: str, *, extra: str, file_format: str) -> ImportError:
+    """Return the error to raise where a library is missing."""
+    return ImportError(
+        f"{file_format} files need {module}, which is not installed: pip install 'napari-maskcal[{extra}]'"
+    )

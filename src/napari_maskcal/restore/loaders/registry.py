@@ -1,0 +1,138 @@
+"""From a file that somebody else trained to a `Restorer`: found by content, agreed to, described, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from napari_maskcal.restore.loaders.base import (
+    LARGEST_FILE,
+    Loader,
+    NotDescribedError,
+    NotTrustedError,
+    content_sha256,
+)
+from napari_maskcal.restore.loaders.description import read_description, write_description
+from napari_maskcal.restore.loaders.trust import is_trusted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.card import ModelCard
+
+_FOREIGN = ("exported", "torchscript", "onnx_model")
+"""Modules of this folder, in the order in which they are asked; none is imported before a foreign file is opened."""
+_COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation")
+
+
+def loaders() -> list[Loader]:
+    """Return all loaders of foreign files."""
+    return [import_module(f"napari_maskcal.restore.loaders.{name}").LOADER for name in _FOREIGN]
+
+
+def loader_of(path: Path) -> Loader:
+    """Return the loader that takes a file, by what is in it.
+
+    Raises
+    ------
+    ValueError
+        If none does: with the reason of each.
+    """
+    _check_there(path)
+    reasons = []
+    for loader in loaders():
+        reason = loader.refusal(path)
+        if not reason:
+            return loader
+        reasons.append(f"{loader.name}: {reason}")
+    raise ValueError(f"{path} is no network that can be read here. {'; '.join(reasons)}")
+
+
+def card_of(path: Path) -> tuple[ModelCard, str]:
+    """Return what is known of a foreign restorer, and its hash, without loading it.
+
+    Raises
+    ------
+    NotTrustedError, NotDescribedError
+        If the user has not agreed to it, or it has to be described first.
+    ValueError
+        See `loader_of`.
+    """
+    loader, sha256 = loader_of(path), content_sha256(path)
+    _check_trusted(path, loader, sha256)
+    card = read_description(path, sha256)
+    if card is None:
+        raise NotDescribedError(path)
+    return card, restorer_sha256(card, sha256)
+
+
+def open_restorer(path: Path) -> Restorer:
+    """Return a foreign restorer; one that nobody has described yet is tried, and the result kept beside it.
+
+    Raises
+    ------
+    NotTrustedError
+        If the user has not agreed to it.
+    ValueError
+        If no loader takes it, or it is no restorer of images of one channel.
+    ImportError
+        If the library that it needs is missing.
+    """
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.loaders.adapted import adapted
+
+    loader, sha256 = loader_of(path), content_sha256(path)
+    _check_trusted(path, loader, sha256)
+    network = loader.load(path).eval()
+    card = read_description(path, sha256)
+    if card is None:
+        card = describe(path, loader, network)
+        write_description(path, card, sha256)
+    return Restorer(
+        card=card, network=adapted(network, card.network), sha256=restorer_sha256(card, sha256)
+    )  # fmt: skip
+
+
+def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
+    """Return the card of a network that was loaded: what its file says, and what a trial run shows."""
+    from napari_maskcal.restore.card import ModelCard, Normalisation
+    from napari_maskcal.restore.loaders.probe import probe
+
+    said = loader.said(path)
+    found = probe(network, channels=said.channels, halo_px=said.halo_px, stride_px=said.stride_px, name=str(path))
+    factor = found.scale_factor
+    if said.scale_factor not in (None, factor):
+        raise ValueError(f"{path} says that it enlarges by {said.scale_factor}, but a trial run gave {factor}")
+    return ModelCard(
+        name=(said.name or path.stem)[:200],
+        role="restorer",
+        network={"kind": loader.kind, "channels": found.channels},
+        scale_factor=factor,
+        stride_px=found.stride_px,
+        halo_px=found.halo_px,
+        min_size_px=max(found.min_size_px, said.min_size_px or 1),
+        normalisation=said.normalisation or Normalisation(),
+        licence=said.licence,
+        citation=said.citation,
+    )
+
+
+def restorer_sha256(card: ModelCard, content: str) -> str:
+    """Return the hash that stands for a foreign restorer: of its file, and of all of its card that is computed with."""
+    said = card.model_dump(mode="json", include=set(_COMPUTES))
+    return hashlib.sha256(f"{content} {json.dumps(said, sort_keys=True)}".encode()).hexdigest()
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; choose a file with a network")
+    if path.is_file() and path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is {path.stat().st_size / 2**30:.1f} GiB, larger than any network this reads")
+
+
+def _check_trusted(path: Path, loader: Loader, sha256: str) -> None:
+    if loader.runs_code and not is_trusted(sha256):
+        raise NotTrustedError(path, loader.name, sha256)

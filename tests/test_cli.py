@@ -14,6 +14,7 @@ import tifffile
 import zarr
 
 from command_line import Ended, caller, failed
+from foreign_models import as_torchscript, small_unet
 from given_models import given_bundle
 from napari_maskcal import __version__
 from napari_maskcal.models import GIVEN_RESTORER, load_mask_model, load_restorer
@@ -203,7 +204,10 @@ def test_an_image_that_cannot_be_restored_is_refused_in_one_line(restore, tmp_pa
         (["--channel", 0], ["cells has no channel axis", "leave it out"]),
         (["--device", "abacus"], ["no device 'abacus'; devices here: auto"]),
         (["--device", "cuda:99"], ["device cuda:99 does not work", "devices here: auto"]),
-        (["--restorer", "/nowhere.safetensors"], ["/nowhere.safetensors does not exist", "choose a .safetensors file"]),
+        (
+            ["--restorer", "/nowhere.safetensors"],
+            ["/nowhere.safetensors does not exist", "choose a file with a network"],
+        ),
         (["--mask-model", "/nowhere.maskcal"], ["/nowhere.maskcal does not exist", "choose a .maskcal file"]),
     ],
 )
@@ -331,8 +335,23 @@ def test_info_as_json_is_the_description(maskcal, trained):
     assert len(content["certificate"]["fields"]) == 12
 
 
+def test_info_on_a_restorer_says_how_it_is_used_and_verifies_it(maskcal, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = as_torchscript(small_unet(), tmp_path / "mine.pt")
+    failed(maskcal("info", path), "can run code", f"maskcal info --trust {path}")
+    told = maskcal("info", path, "--trust", "--verify").out
+    assert "Format: TorchScript" in told
+    assert "Looks at: 24 pixels to each side; planes and tiles in steps of 4 pixels" in told
+    assert "a trial run agrees with its card" in told
+    content = json.loads(maskcal("info", path, "--json").out)
+    assert content["card"]["halo_px"] == 24
+    card = tmp_path / "mine.pt.maskcal.json"
+    card.write_text(card.read_text().replace('"halo_px": 24', '"halo_px": 8'))
+    failed(maskcal("info", path, "--verify"), "a trial run reached farther than its card says")
+
+
 def test_info_on_what_is_no_bundle_fails_in_one_line(maskcal, stack):
-    failed(maskcal("info", stack), "cells.tif is not a .maskcal bundle")
+    failed(maskcal("info", stack), "cells.tif is no network that can be read here", "ONNX: ")
 
 
 @pytest.mark.parametrize(

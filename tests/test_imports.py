@@ -13,7 +13,8 @@ GUI = {"napari", "qtpy", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "Py
 HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
 TORCH_NEEDED = ("loaders.adapted", "loaders.onnx_session", "loaders.probe", "mask.budget", "mask.checkpoint",
                 "mask.collapse", "mask.composed", "mask.learner", "mask.losses", "mask.network", "mask.scores",
-                "mask.train", "mask.weight", "restore.device", "restore.engine", "restore.unet", "restore.whole")  # fmt: skip
+                "mask.train", "mask.weight", "restore.device", "restore.engine", "restore.unet",
+                "restore.whole")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

@@ -130,6 +130,15 @@ def _describe(card: ModelCard, certificate: Certificate | None, parts: dict[str,
     return Description(card=card, certificate=certificate, sha256=hashes)
 
 
+def holds_bundle(path: Path) -> bool:
+    """Whether a file is a zip with a bundle's description in it, whatever its name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _DESCRIPTION in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
 def read_content(path: Path) -> Content:
     """Return a bundle's card and, with its curves, the certificate that it may have, without loading torch.
 

@@ -84,20 +84,28 @@ def model_path(choice: str | Path, *, role: str) -> Path:
 
 
 def load_restorer(path: str | Path = DEMO) -> Restorer:
-    """Return the restorer in a ``.safetensors`` file.
+    """Return the restorer in a file, of this package's format or one of many others.
 
-    ``"demo"`` stands for the bundled one, and ``"given"`` for `GIVEN_RESTORER`.
+    ``"demo"`` stands for the bundled one, and ``"given"`` for `GIVEN_RESTORER`. What a file does not say of its
+    network, trial runs show once; it is kept beside the file, as ``FILE.maskcal.json``, where it can be mended.
 
     Raises
     ------
+    NotTrustedError
+        A ValueError: the file can run code, and the user has not agreed to it;
+        see `napari_maskcal.restore.loaders.trust`.
     ValueError
-        If the file is missing, truncated, a pickle, or not a restorer of this package.
+        If the file is missing or damaged, or no format that can be read; the message has the reason of each.
+    ImportError
+        If a library is missing; the message names the extra.
     """
     if str(path) == GIVEN:
         return GIVEN_RESTORER
-    from napari_maskcal.restore.loaders.native import read_restorer
+    from napari_maskcal.restore.loaders.native import is_native, read_restorer
+    from napari_maskcal.restore.loaders.registry import open_restorer
 
-    return read_restorer(model_path(path, role="restorer"))
+    place = model_path(path, role="restorer")
+    return read_restorer(place) if is_native(place) else open_restorer(place)
 
 
 def load_mask_model(choice: str | Path = DEMO, restorer: Restorer | None = None) -> MaskModel:

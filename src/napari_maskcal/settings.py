@@ -44,8 +44,8 @@ class Parameter:
 
 RESTORER = Parameter(
     name="restorer", kind=str, default="demo",
-    help="Restoration network: a .safetensors file written by napari-maskcal, 'demo' for the bundled one, or 'given' "
-    "for images that another tool has restored.",
+    help="Restoration network: a file (torch.export, TorchScript, ONNX, bioimage.io, .safetensors and others), 'demo' "
+    "for the bundled one, or 'given' for images that another tool has restored.",
 )  # fmt: skip
 RESTORED = Parameter(
     name="restored", kind=str, default=None,

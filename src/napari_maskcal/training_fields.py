@@ -80,7 +80,7 @@ def restored_fields(
         cancel=cancel,
     ):  # fmt: skip
         if isinstance(event, PlaneDone):
-            found.append(_field(surveyed[event.index[0]], event))
+            found.append(_field(plan, surveyed[event.index[0]], event))
         else:
             yield event
     return found
@@ -120,7 +120,7 @@ def available_bytes() -> int | None:
         return None
 
 
-def _field(item: Surveyed, done: PlaneDone) -> TrainingField:
+def _field(plan: TrainingPlan, item: Surveyed, done: PlaneDone) -> TrainingField:
     from napari_maskcal.restore.engine import normalise
 
     triplet, hashes = item.triplet, item.hashes
@@ -131,10 +131,11 @@ def _field(item: Surveyed, done: PlaneDone) -> TrainingField:
             "measured; leave it out"
         )
     degraded = read_unchanged(triplet.degraded, hashes["degraded"])
+    prepared = plan.restorer.card.prepared(degraded, done.offset, done.span, where=triplet.degraded.describe())
     images = (normalise(image, done.offset, done.span)[None] for image in (degraded, done.restored, truth))
     degraded, restored, truth = images
     return TrainingField(
-        degraded=degraded, restored=restored, truth=truth, name=triplet.name, group=triplet.group
+        degraded=degraded, restored=restored, truth=truth, name=triplet.name, group=triplet.group, prepared=prepared
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from napari_maskcal.calibrate.grid import THRESHOLD_GRID, prefix_threshold, walk
 from napari_maskcal.calibrate.guarantee import marginal_rank
 from napari_maskcal.calibrate.threshold import is_exact, threshold_curve
 from napari_maskcal.mask.recipe import Validation
-from napari_maskcal.restore.asking import asks_restorer, uncertainty_of
+from napari_maskcal.restore.asking import asks_restorer, uncertainty_of, with_units
 from napari_maskcal.restore.tiles import plan_tiles
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ class Judge:
     def _judged(self, module: nn.Module) -> tuple[list[Map], list[float]]:
         """Return the fields' maps, and the threshold at each tolerance."""
         maps = [
-            uncertainty_map(module, field.degraded[0], field.restored[0], self.plan.restorer) for field in self.fields
+            uncertainty_map(module, field.degraded[0], field.restored[0], self.plan.restorer, field.prepared)
+            for field in self.fields
         ]
         return maps, validation_thresholds(
             maps, self.restored, self.truths, self.plan.distance, self.tolerances, confidence=self.plan.confidence
@@ -209,18 +210,28 @@ def as_used(network: MaskNetwork, *, power: float | None) -> Composed:
     return part if power is None else budget_of(part, power=power)
 
 
-def uncertainty_map(module: nn.Module, degraded: Map, restored: Map, restorer: Restorer) -> NDArray[np.float32]:
-    """Return the uncertainty of a (Y, X) plane, of any size; the networks are on one device."""
+def uncertainty_map(
+    module: nn.Module,
+    degraded: Map,
+    restored: Map,
+    restorer: Restorer,
+    prepared: tuple[float, float] | None = None,
+) -> NDArray[np.float32]:
+    """Return the uncertainty of a (Y, X) plane, of any size; the networks are on one device.
+
+    See `napari_maskcal.restore.asking.with_units` for `prepared`.
+    """
     import torch
 
     from napari_maskcal.restore.engine import exact_float32
 
     factor = restored.shape[0] // degraded.shape[0]
     weight = next(module.parameters(), torch.empty(0))
-    asked = restorer.network if asks_restorer(module) else None
-    if asked is not None:
-        weight = next(asked.parameters(), weight)
-    plan = _tiles(module, degraded, factor, restorer.card if asked is not None else None)
+    asked, card = None, None
+    if asks_restorer(module) and restorer.network is not None:
+        asked, card = with_units(restorer.network, prepared), restorer.card
+        weight = next(restorer.network.parameters(), weight)
+    plan = _tiles(module, degraded, factor, card)
     images = [_padded(degraded, plan, 1), _padded(restored, plan, factor)]
     out = np.empty([factor * n for n in plan.padded_shape], np.float32)
     with torch.inference_mode(), exact_float32(weight.device):

@@ -78,7 +78,7 @@ def test_demo_stands_for_the_bundled_files_and_a_path_for_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nowhere.safetensors", "does not exist; choose a .safetensors file"), ("", "folder")]
+    ("name", "message"), [("nowhere.safetensors", "does not exist; choose a file with a network"), ("", "folder")]
 )
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, message):
     refused(tmp_path / name, match=message)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_maskcal.cli.options import JSON
 from napari_maskcal.settings import MASK_MODEL
 
 if TYPE_CHECKING:
@@ -17,19 +18,81 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("mask_model", default=MASK_MODEL.default)
-@JSON
-def info(mask_model: str, as_json: bool) -> None:
-    """Say what a .maskcal bundle promises, and what it was made from."""
+@click.argument("file", default=MASK_MODEL.default)
+@click.option("--trust", "agreed", is_flag=True, help="Agree to a file that can run code, once for its content.")
+@click.option("--verify", is_flag=True, help="Load the network, compare all hashes, and run it on a small image.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known as JSON instead of sentences.")
+def info(file: str, agreed: bool, verify: bool, as_json: bool) -> None:
+    """Say what a .maskcal bundle promises, or how a restorer is used; a restorer that is new is tried first."""
+    from napari_maskcal.models import DEMO, model_path
+    from napari_maskcal.review.request import is_bundle
+
+    if file == DEMO or is_bundle(Path(file)):
+        found, lines = _bundle(file, model_path(file, role="mask"), verify=verify)
+    else:
+        found, lines = _restorer(Path(file).expanduser(), agreed=agreed, verify=verify)
+    for line in [json.dumps(found, indent=2)] if as_json else lines:
+        click.echo(line)
+
+
+def _bundle(choice: str, path: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
     from napari_maskcal.review.request import describe_content
 
-    bundle = describe_content(mask_model)
-    if as_json:
-        click.echo(bundle.model_dump_json(indent=2))
-        return
-    click.echo(bundle.card.name)
-    for line in [*_promised(bundle.certificate), *_origin(bundle.card)]:
-        click.echo(line)
+    content = describe_content(choice)
+    lines = [content.card.name, *_promised(content.certificate), *_origin(content.card)]
+    if verify:
+        from napari_maskcal.bundle import read_bundle
+
+        read_bundle(path)
+        lines.append(
+            "Verified: every part has the hash it was saved with, and the certificate is that of this network."
+        )
+    return json.loads(content.model_dump_json()), lines
+
+
+def _restorer(path: Path, *, agreed: bool, verify: bool) -> tuple[dict[str, Any], list[str]]:
+    from napari_maskcal.restore.loaders.base import NotDescribedError
+    from napari_maskcal.review.request import restorer_facts
+
+    if agreed:
+        from napari_maskcal.restore.loaders.registry import agree
+
+        agree(path)
+    try:
+        card, sha256, file_format = restorer_facts(path)
+    except NotDescribedError:
+        from napari_maskcal.models import load_restorer
+
+        load_restorer(path)
+        card, sha256, file_format = restorer_facts(path)
+    lines = [card.name, f"Format: {file_format}", *_use(card), *_origin(card), f"Fingerprint: {sha256}"]
+    if verify:
+        from napari_maskcal.restore.loaders.registry import verified
+
+        lines.append(f"Verified: {verified(path)}")
+    return {"format": file_format, "sha256": sha256, "card": json.loads(card.model_dump_json())}, lines
+
+
+def _use(card: ModelCard) -> Iterator[str]:
+    """Yield how a restorer is used."""
+    channels = card.network.get("channels", 1)
+    colours = f", a network for {channels} colours that is shown grey" if channels != 1 else ""
+    finer = f"{card.scale_factor} times as many pixels along each axis" if card.scale_factor > 1 else "the same size"
+    yield f"Takes: one channel of a plane{colours}, of at least {card.min_size_px} pixels along each axis"
+    yield f"Makes: a plane of {finer}"
+    reach = "the whole plane, which is never cut" if card.halo_px is None else f"{card.halo_px} pixels to each side"
+    yield f"Looks at: {reach}; planes and tiles in steps of {card.stride_px} pixels"
+    yield f"Intensities: {_intensities(card)}"
+
+
+def _intensities(card: ModelCard) -> str:
+    taken = card.takes or card.normalisation
+    return {
+        "percentile": f"from the percentile {taken.low_percentile:g} of the plane to {taken.high_percentile:g}",
+        "range": "from the smallest value of the plane to the largest",
+        "mean_std": "less the mean of the plane, over its standard deviation",
+        "fixed": f"less {taken.offset:g}, over {taken.span:g}",
+    }[taken.kind]
 
 
 def _promised(certificate: Certificate | None) -> Iterator[str]:
@@ -47,10 +110,12 @@ def _promised(certificate: Certificate | None) -> Iterator[str]:
 
 
 def _origin(card: ModelCard) -> Iterator[str]:
-    """Yield on what a mask network was trained, and how."""
+    """Yield on what a network was trained, and how."""
     by_content = (
         f"{len(card.trained_on_sha256)} images, known by their content" if card.trained_on_sha256 else "not said"
     )
     yield f"Trained on: {', '.join(card.trained_on) or by_content}"
+    if card.licence:
+        yield f"Licence: {card.licence}"
     if card.citation:
         yield f"Origin: {card.citation}"

@@ -21,7 +21,8 @@ class TrainingField:
     """One field in normalised intensities, float32, with a channel axis: (C, Y, X) or (C, Z, Y, X).
 
     `restored` and `truth` are of one shape. `degraded` may have other channels, and may be coarser by a whole factor
-    along each spatial axis.
+    along each spatial axis. `prepared` is for restorers that take other units; see
+    `napari_maskcal.restore.asking.with_units`.
     """
 
     degraded: NDArray[np.float32]
@@ -29,6 +30,7 @@ class TrainingField:
     truth: NDArray[np.float32]
     name: str = ""
     group: str = ""
+    prepared: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Networks for masks that run the restorer again: how it comes to them, without their keeping it."""
+"""How a restorer is run: in the units that it takes, and once more by networks for masks that ask for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ if TYPE_CHECKING:
 
 Restore = Callable[["Tensor"], "Tensor"]
 """Maps normalised (N, channels, Y, X) to what is restored, (N, channels, factor Y, factor X)."""
+
+
+def with_units(network: Restore, prepared: tuple[Any, Any] | None) -> Restore:
+    """Return a restorer of normalised images; `prepared` is the (gain, shift) to what it takes, or None.
+
+    They are numbers, or tensors of (N, 1, 1, 1).
+    """
+    if prepared is None:
+        return network
+    gain, shift = prepared
+    return lambda image: (network(image * gain + shift) - shift) / gain
 
 
 def asks_restorer(network: nn.Module) -> bool:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from napari_maskcal.read.names import as_compared
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
@@ -20,32 +29,56 @@ PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Normalisation(BaseModel):
-    """Intensities become ``(plane - low) / (high - low)``, with two percentiles of the degraded plane itself.
+    """Intensities become ``(plane - offset) / span``, with two numbers of the degraded plane itself, or fixed ones.
 
-    It is measured on the whole plane, never on a tile, so tiles agree; and on one plane only, so that a
+    They are measured on the whole plane, never on a tile, so tiles agree; and on one plane only, so that a
     plane's result does not depend on which other planes were selected.
+
+    Attributes
+    ----------
+    kind
+        ``"percentile"``: from one percentile to the other. ``"range"``: from the smallest value to the largest.
+        ``"mean_std"``: mean and standard deviation. ``"fixed"``: `offset` and `span`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["percentile", "range", "mean_std", "fixed"] = "percentile"
     low_percentile: float = Field(default=LOW, ge=0, lt=100)
     high_percentile: float = Field(default=HIGH, gt=0, le=100)
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    span: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def measure(self, plane: NDArray[Any], *, where: str = "the plane") -> tuple[float, float]:
-        """Return the plane's (offset, range) in its own intensity units; `where` names it in the error.
+        """Return the plane's (offset, span) in its own intensity units; `where` names it in the error.
 
         Raises
         ------
         ValueError
-            If both percentiles have the same value: nothing in the plane to restore.
+            If the span is 0: nothing in the plane to restore.
         """
-        low, high = percentiles(plane, self.low_percentile, self.high_percentile)
-        if not high > low:
-            raise ValueError(
-                f"{where} is constant: its percentiles {self.low_percentile:g} and {self.high_percentile:g} "
-                f"are both {low:g}; leave such planes out"
-            )
-        return low, high - low
+        if self.kind == "fixed":
+            return self.offset, self.span
+        if self.kind == "mean_std":
+            offset, span = float(plane.mean(dtype=np.float64)), float(plane.std(dtype=np.float64))
+            told = f"its standard deviation is {span:g}"
+        elif self.kind == "range":
+            low, high = float(plane.min()), float(plane.max())
+            offset, span, told = low, high - low, f"all its values are {low:g}"
+        else:
+            low, high = percentiles(plane, self.low_percentile, self.high_percentile)
+            offset, span = low, high - low
+            told = f"its percentiles {self.low_percentile:g} and {self.high_percentile:g} are both {low:g}"
+        if not span > 0:
+            raise ValueError(f"{where} is constant: {told}; leave such planes out")
+        return offset, span
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write what the kind depends on: the hash of a mask network covers this, and earlier ones had no kinds."""
+        content: dict[str, Any] = write(self)
+        used = {"percentile": ("low_percentile", "high_percentile"), "fixed": ("kind", "offset", "span")}
+        return {name: content[name] for name in used.get(self.kind, ("kind",)) if name in content}
 
 
 class ModelCard(BaseModel):
@@ -73,7 +106,9 @@ class ModelCard(BaseModel):
     min_size_px
         The smallest plane the network takes along each axis.
     normalisation
-        How intensities are prepared.
+        How intensities are brought to shares of the plane's range: the unit of the uncertainty and of tolerances.
+    takes
+        How a restorer of others wants its input, if otherwise than in that unit.
     licence, citation, trained_on
         For the reader; `trained_on` names the specimens, which calibration must not use again.
     trained_on_sha256
@@ -92,10 +127,33 @@ class ModelCard(BaseModel):
     halo_px: Annotated[int, Field(ge=0, le=65536)] | None
     min_size_px: PositiveInt
     normalisation: Normalisation = Normalisation()
+    takes: Normalisation | None = None
     licence: str = ""
     citation: str = ""
     trained_on: tuple[str, ...] = ()
     trained_on_sha256: tuple[str, ...] = ()
+
+    @field_validator("normalisation")
+    @classmethod
+    def _is_a_range(cls, normalisation: Normalisation) -> Normalisation:
+        if normalisation.kind != "percentile":
+            raise ValueError(
+                "tolerances are shares of a range between percentiles; what a restorer takes is in `takes`"
+            )
+        return normalisation
+
+    def prepared(self, plane: NDArray[Any], offset: float, span: float, *, where: str) -> tuple[float, float] | None:
+        """Return the (gain, shift) from a normalised plane to what the network takes; None where that is the same.
+
+        Parameters
+        ----------
+        plane
+            As it was measured; `offset` and `span` are those of `normalisation`.
+        """
+        if self.takes is None:
+            return None
+        own_offset, own_span = self.takes.measure(plane, where=where)
+        return span / own_span, (offset - own_offset) / own_span
 
     @property
     def context_px(self) -> int:
@@ -127,10 +185,11 @@ class ModelCard(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write no empty list: the hash of a mask network covers its card, and earlier cards had none."""
+        """Write nothing empty that earlier cards did not have: the hash of a mask network covers its card."""
         content: dict[str, Any] = write(self)
-        if not self.trained_on_sha256:
-            content.pop("trained_on_sha256", None)
+        for name in ("trained_on_sha256", "takes"):
+            if not content.get(name):
+                content.pop(name, None)
         return content
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_maskcal.restore.asking import uncertainty_of
+from napari_maskcal.restore.asking import uncertainty_of, with_units
 from napari_maskcal.restore.device import is_out_of_memory, pick_device
 from napari_maskcal.restore.events import CancelToken, Event, PlaneDone, Started, TileDone, Warned
 from napari_maskcal.restore.given import NOTHING_GIVEN, Given, check_given, read_uncertainty
@@ -48,7 +48,7 @@ class Pair(torch.nn.Module):
         self.factor = first.scale_factor
         self.stride_px = lcm(first.stride_px, second.stride_px // gcd(second.stride_px, self.factor))
         self.min_size_px = max(first.min_size_px, -(-second.min_size_px // self.factor))
-        self.normalisation = first.normalisation
+        self.card = first
         self.halo_px: int | None = None
         if first.halo_px is not None and second.halo_px is not None:
             own = -(-second.halo_px // self.factor)
@@ -56,13 +56,17 @@ class Pair(torch.nn.Module):
             reach = first.halo_px + own if chained else max(first.halo_px, own)
             self.halo_px = -(-reach // self.stride_px) * self.stride_px
 
-    def forward(self, degraded: Tensor, given: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, degraded: Tensor, given: Tensor | None = None, *, prepared: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Map normalised (N, 1, Y, X) to restored and uncertainty, both (N, 1, factor Y, factor X).
 
-        `given` is the restored image where there is no restorer. None stands for what no network makes.
+        `given` is the restored image where there is no restorer; `prepared` is for `with_units`. None stands for what
+        no network makes.
         """
-        restored: Any = given if self.restorer is None else self.restorer(degraded)
-        uncertainty = None if self.mask is None else uncertainty_of(self.mask, degraded, restored, self.restorer)
+        restore = None if self.restorer is None else with_units(self.restorer, prepared)
+        restored: Any = given if restore is None else restore(degraded)
+        uncertainty = None if self.mask is None else uncertainty_of(self.mask, degraded, restored, restore)
         return None if self.restorer is None else restored, uncertainty
 
 
@@ -198,12 +202,16 @@ def _plan(shape: tuple[int, int], pair: Pair, effort: Effort) -> Plan:
 
 @dataclass(slots=True)
 class _OpenPlane:
-    """A plane whose tiles are under way; `inputs` are the degraded image and, if it is given, the restored one."""
+    """A plane whose tiles are under way.
+
+    `inputs` are the degraded image and, if it is given, the restored one; for `prepared` see `with_units`.
+    """
 
     index: Index
     inputs: list[Tensor]
     offset: float
     span: float
+    prepared: tuple[float, float] | None
     restored: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     tiles_left: int
@@ -211,7 +219,9 @@ class _OpenPlane:
 
 def _open(source: _Source, index: Index, plan: Plan, pair: Pair) -> _OpenPlane:
     plane = source.image.read_plane(index)
-    offset, span = pair.normalisation.measure(plane, where=source.image.describe(index))
+    where = source.image.describe(index)
+    offset, span = pair.card.normalisation.measure(plane, where=where)
+    prepared = pair.card.prepared(plane, offset, span, where=where)
     inputs, given = [_padded(normalise(plane, offset, span), plan)], source.given
     outputs = [np.empty([pair.factor * n for n in plan.padded_shape], np.float32) for _ in range(2)]
     if given.restored is not None:
@@ -221,7 +231,7 @@ def _open(source: _Source, index: Index, plan: Plan, pair: Pair) -> _OpenPlane:
             outputs[0] = restored.astype(np.float32)
     if given.uncertainty is not None:
         outputs[1] = read_uncertainty(given.uncertainty, index)
-    return _OpenPlane(index, inputs, offset, span, outputs[0], outputs[1], len(plan.tiles))
+    return _OpenPlane(index, inputs, offset, span, prepared, outputs[0], outputs[1], len(plan.tiles))
 
 
 def _padded(plane: NDArray[np.float32], plan: Plan) -> Tensor:
@@ -281,8 +291,10 @@ def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.dev
         torch.stack([image[:, tile.read[0], tile.read[1]] for image, (_, tile) in zip(images, batch, strict=True)])
         for images in zip(*(plane.inputs for plane, _ in batch), strict=True)
     ]
+    units = [plane.prepared for plane, _ in batch if plane.prepared is not None]
+    prepared = torch.tensor(units, dtype=torch.float32, device=device).T[..., None, None, None] if units else None
     with torch.inference_mode(), exact_float32(device):
-        outputs = pair(*(tiles.to(device, memory_format=torch.channels_last) for tiles in inputs))
+        outputs = pair(*(tiles.to(device, memory_format=torch.channels_last) for tiles in inputs), prepared=prepared)
     restored, uncertainty = (None if output is None else output.cpu().numpy()[:, 0] for output in outputs)
     for i, (plane, tile) in enumerate(batch):
         keep, target = tile.keep(pair.factor), tile.target(pair.factor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_maskcal.restore.asking import uncertainty_of
+from napari_maskcal.restore.asking import uncertainty_of, with_units
 from napari_maskcal.restore.engine import exact_float32, normalise
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ def restore_plane(restorer: Restorer, plane: NDArray[Any]) -> NDArray[np.float32
         raise ValueError(f"{restorer.card.name} makes no image itself; take pipeline.run, with restored=...")
     offset, span = restorer.card.normalisation.measure(plane)
     padded = _padded(normalise(plane, offset, span), restorer.card.stride_px)
+    restore = with_units(restorer.network, restorer.card.prepared(plane, offset, span, where="the plane"))
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
-        output = restorer.network(padded)[0, 0].numpy()
+        output = restore(padded)[0, 0].numpy()
     factor = restorer.card.scale_factor
     inside = tuple(slice(0, factor * n) for n in plane.shape)
     return np.asarray(output[inside] * np.float32(span) + np.float32(offset), dtype=np.float32)
@@ -46,7 +47,9 @@ def plane_uncertainty(
         )
     offset, span = mask_model.card.normalisation.measure(degraded)
     low, high = (torch.from_numpy(normalise(plane, offset, span))[None, None] for plane in (degraded, restored))
-    asked = None if restorer is None else restorer.network
+    asked = None
+    if restorer is not None and restorer.network is not None:
+        asked = with_units(restorer.network, restorer.card.prepared(degraded, offset, span, where="the plane"))
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
         output = uncertainty_of(mask_model.network, low, high, asked)  # brings both to one grid itself
     return np.asarray(output[0, 0].numpy(), dtype=np.float32)

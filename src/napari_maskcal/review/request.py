@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import sys
@@ -10,13 +9,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from napari_maskcal.bundle import Content, Description, calibrated, read_content
+from napari_maskcal.bundle import Content, Description, calibrated, holds_bundle, read_content
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import GIVEN_RESTORER, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
 from napari_maskcal.restore.given import grid_fault
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.restore.loaders.native import read_card
+from napari_maskcal.restore.loaders.base import content_sha256
+from napari_maskcal.restore.loaders.native import is_native, read_card
+from napari_maskcal.restore.loaders.registry import card_of, loader_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,9 +273,27 @@ def restorer_card(choice: str) -> tuple[ModelCard | None, str, str | None]:
     path = model_path(choice, role="restorer")
     try:
         card, digest = _read_restorer_card(path, _state(path))
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         return None, "", str(error)
     return card, digest, None
+
+
+def restorer_facts(path: Path) -> tuple[ModelCard, str, str]:
+    """Return a restorer's card, its hash and the name of its format.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or nobody has described it yet.
+    """
+    if is_native(path):
+        return *_read_restorer_card(path, _state(path)), "napari-maskcal"
+    return *card_of(path), loader_of(path).name
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a ``.maskcal`` bundle, or is called so."""
+    return path.suffix.lower() == ".maskcal" or (path.is_file() and holds_bundle(path))
 
 
 def _bundle(choice: str) -> tuple[Description | None, str | None]:
@@ -316,6 +335,6 @@ def _read_content(path: Path, state: tuple[int, int]) -> Content:
 
 @lru_cache(maxsize=16)
 def _read_restorer_card(path: Path, state: tuple[int, int]) -> tuple[ModelCard, str]:
-    card = read_card(path)
-    with path.open("rb") as file:
-        return card, hashlib.file_digest(file, "sha256").hexdigest()
+    if not is_native(path):
+        return card_of(path)
+    return read_card(path), content_sha256(path)

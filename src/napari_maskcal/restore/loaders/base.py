@@ -90,7 +90,7 @@ class NotTrustedError(ValueError):
         self.path, self.sha256 = path, sha256
         super().__init__(
             f"{path} is a {format_name} file, which can run code on this computer; if you know where it comes from, "
-            f"agree to it once: maskcal trust {path}"
+            f"agree to it once: maskcal info --trust {path}"
         )
 
 
@@ -100,7 +100,7 @@ class NotDescribedError(ValueError):
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(
-            f"{path} does not say how its network is to be used; a trial run finds that out: maskcal describe {path}"
+            f"{path} does not say how its network is to be used; a trial run finds that out: maskcal info {path}"
         )
 
 

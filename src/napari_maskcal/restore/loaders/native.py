@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 CARD_KEY = "napari_maskcal"
 _LARGEST_FILE = 4 * 2**30
+_LARGEST_HEADER = 100 * 2**20  # that safetensors itself allows
+
+
+def is_native(path: Path) -> bool:
+    """Whether a file is in this format, going by its header; also where the rest of it is damaged."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(8)
+        header = file.read(min(int.from_bytes(start, "little"), _LARGEST_HEADER)) if len(start) == 8 else b""
+    return header[:1] == b"{" and f'"{CARD_KEY}"'.encode() in header
 
 
 def read_card(path: Path) -> ModelCard:

@@ -15,7 +15,7 @@ from napari_maskcal.restore.loaders.base import (
     content_sha256,
 )
 from napari_maskcal.restore.loaders.description import read_description, write_description
-from napari_maskcal.restore.loaders.trust import is_trusted
+from napari_maskcal.restore.loaders.trust import is_trusted, trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FOREIGN = ("exported", "torchscript", "onnx_model")
 """Modules of this folder, in the order in which they are asked; none is imported before a foreign file is opened."""
-_COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation")
+_COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation", "takes")
 
 
 def loaders() -> list[Loader]:
@@ -42,7 +42,7 @@ def loader_of(path: Path) -> Loader:
         If none does: with the reason of each.
     """
     _check_there(path)
-    reasons = []
+    reasons = [f"napari-maskcal: {_not_native(path)}"]
     for loader in loaders():
         reason = loader.refusal(path)
         if not reason:
@@ -96,9 +96,37 @@ def open_restorer(path: Path) -> Restorer:
     )  # fmt: skip
 
 
+def agree(path: Path) -> None:
+    """Keep that the user knows where a file comes from, if it is of a format that can run code."""
+    if loader_of(path).runs_code:
+        trust(content_sha256(path), name=path.name)
+
+
+def verified(path: Path) -> str:
+    """Load a restorer, run it on a small image, and return in words what was seen.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be loaded, or what is said of it does not hold any more.
+    """
+    from napari_maskcal.models import load_restorer
+    from napari_maskcal.restore.loaders.probe import probe
+
+    restorer = load_restorer(path)
+    card = restorer.card
+    found = probe(restorer.network, name=str(path), channels=1)
+    told = {"scale_factor": card.scale_factor, "stride_px": card.stride_px, "halo_px": card.halo_px}
+    if found.scale_factor != card.scale_factor or card.stride_px % found.stride_px:
+        raise ValueError(f"{path}: a trial run does not agree with its card, which says {told}; remove its description")
+    if card.halo_px is not None and (found.halo_px is None or found.halo_px > card.halo_px):
+        raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
+    return "the file has the hash it was described with, and a trial run agrees with its card."
+
+
 def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
     """Return the card of a network that was loaded: what its file says, and what a trial run shows."""
-    from napari_maskcal.restore.card import ModelCard, Normalisation
+    from napari_maskcal.restore.card import ModelCard
     from napari_maskcal.restore.loaders.probe import probe
 
     said = loader.said(path)
@@ -114,7 +142,7 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
         stride_px=found.stride_px,
         halo_px=found.halo_px,
         min_size_px=max(found.min_size_px, said.min_size_px or 1),
-        normalisation=said.normalisation or Normalisation(),
+        takes=said.normalisation,
         licence=said.licence,
         citation=said.citation,
     )
@@ -124,6 +152,17 @@ def restorer_sha256(card: ModelCard, content: str) -> str:
     """Return the hash that stands for a foreign restorer: of its file, and of all of its card that is computed with."""
     said = card.model_dump(mode="json", include=set(_COMPUTES))
     return hashlib.sha256(f"{content} {json.dumps(said, sort_keys=True)}".encode()).hexdigest()
+
+
+def _not_native(path: Path) -> str:
+    """Return why a file is not in this package's own format."""
+    from napari_maskcal.restore.loaders.native import read_card
+
+    try:
+        read_card(path)
+    except ValueError as error:
+        return str(error).removeprefix(f"{path} ")
+    return "it is"
 
 
 def _check_there(path: Path) -> None:

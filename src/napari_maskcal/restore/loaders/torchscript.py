@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.loaders.archives import entries, names_below_top
@@ -37,7 +38,9 @@ class TorchScript:
 
         try:
             load: Any = torch.jit.load
-            module = load(str(path), map_location="cpu")
+            with warnings.catch_warnings():  # torch would rather have torch.export; files that exist stay as they are
+                warnings.simplefilter("ignore", DeprecationWarning)
+                module = load(str(path), map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(f"{path} cannot be read as TorchScript: {first_line(error)}") from None
         from napari_maskcal.restore.loaders.adapted import Frozen

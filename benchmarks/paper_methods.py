@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from paper_fields import PaperField
     from paper_tasks import Task
     from paper_trained import Learned
 
     Map = NDArray[np.float32]
+    Part = Literal["validation", "held_out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,28 +233,40 @@ def chosen(question: Question) -> Maps:
     It is chosen for each tolerance, as for a user who asks for that one.
     """
     task, found, started = question.task, learned(question, "quantile"), time.perf_counter()
-    candidates = {
-        TRAINED: lambda fields: _budgets(question, maps_of(found.network, fields)),
-        TURNED: lambda fields: _budgets(question, _means(maps_of(found.network, fields), _quarters(question, fields))),
-        SPREAD: lambda fields: _quarters(question, fields),
-        SMOOTHED: lambda fields: residuals(fields, WINDOW_PX),
-        BARE: lambda fields: residuals(fields, 1),
+    spread_s = _quarters(question, "held_out").infer_s
+    candidates: dict[str, tuple[Callable[[Part], Sequence[Map]], float]] = {
+        TRAINED: (lambda part: _budgets(question, maps_of(found.network, getattr(task, part))), 0.0),
+        TURNED: (lambda part: _budgets(question, _with_quarters(question, found, part)), spread_s),
+        SPREAD: (lambda part: _quarters(question, part).held_out, spread_s),
+        SMOOTHED: (lambda part: residuals(getattr(task, part), WINDOW_PX), 0.0),
+        BARE: (lambda part: residuals(getattr(task, part), 1), 0.0),
     }
     names = list(candidates)
-    shares = validation_shares([candidates[name](task.validation) for name in names], question)
+    shares = validation_shares([candidates[name][0]("validation") for name in names], question)
     kept = {tolerance: names[preferred(own)] for tolerance, own in shares.items()}
     seconds = time.perf_counter() - started
-    made = {name: _timed(lambda make=candidates[name]: make(task.held_out)) for name in dict.fromkeys(kept.values())}  # type: ignore[misc]
+    made = {}
+    for name in dict.fromkeys(kept.values()):
+        make, before = candidates[name]
+        maps = _timed(lambda make=make: make("held_out"))  # type: ignore[misc]
+        made[name] = replace(maps, infer_s=maps.infer_s + before)
     return Maps(
         held_out={tolerance: made[name].held_out for tolerance, name in kept.items()}, kept=kept,
         train_s=found.train_s + seconds, infer_s=float(np.mean([made[name].infer_s for name in kept.values()])),
     )  # fmt: skip
 
 
-def _quarters(question: Question, fields: Sequence[PaperField]) -> Sequence[Map]:
+def _with_quarters(question: Question, found: Learned, part: Part) -> Sequence[Map]:
+    own = maps_of(found.network, getattr(question.task, part))
+    return _means(own, _quarters(question, part).held_out)  # type: ignore[arg-type]
+
+
+def _quarters(question: Question, part: Part) -> Maps:
     """Return the spread over quarter turns, as the package makes it, also of a mosaic, of which they are no views."""
-    key = ("quarters", fields[0].name, len(fields))
-    return question.workshop.once(key, lambda: spread_over(QUARTERS, question.task, fields))
+    task = question.task
+    return question.workshop.once(
+        ("quarters", part), lambda: _timed(lambda: spread_over(QUARTERS, task, getattr(task, part)))
+    )
 
 
 def _timed(make: Callable[[], Sequence[Map]]) -> Maps:

@@ -120,6 +120,7 @@ def test_one_command_leads_from_pairs_to_a_bundle_that_run_takes(train, maskcal,
     model = load_mask_model(target)
     assert model.certificate.sentence in ended.out
     assert f"Written to {target}" in ended.out
+    assert "Kept is the " in ended.out
     assert len(model.certificate.groups) == 4  # what a confidence of 0.8 takes
     assert set(model.certificate.groups) | set(model.card.trained_on) == {f"mouse{i}" for i in range(8)}
     assert not set(model.certificate.groups) & set(model.card.trained_on)

@@ -15,7 +15,7 @@ from napari_maskcal.mask.network import MaskNetwork
 from napari_maskcal.models import GIVEN_RESTORER, Restorer, load_restorer
 from napari_maskcal.read.image import from_array
 from napari_maskcal.restore.engine import process
-from napari_maskcal.restore.events import CancelToken, PlaneDone
+from napari_maskcal.restore.events import CancelToken, PlaneDone, UncertaintyJudged, Warned
 from napari_maskcal.restore.given import Given
 from napari_maskcal.training_choice import (
     BARE,
@@ -29,21 +29,29 @@ from napari_maskcal.training_choice import (
     choose,
 )
 from napari_maskcal.training_plan import TrainingPlan, plan_training
-from napari_maskcal.training_validation import uncertainty_map
+from napari_maskcal.training_validation import Judge, uncertainty_map
 from small_models import noisy_planes
+from training_fields import training_fields
 from training_triplets import TINY, triplets
 
 
 class Told:
     """A judge whose answers are known before."""
 
-    def __init__(self, *shares: float) -> None:
+    def __init__(self, *shares: float | Exception) -> None:
         self.answers = iter(shares)
 
-    def shares(self, module: torch.nn.Module, device: torch.device) -> tuple[float, float]:
+    def shares(
+        self, module: torch.nn.Module, *, device: torch.device, cancel: CancelToken
+    ) -> tuple[float, float] | None:
         assert not module.training
         assert device.type == "cpu"
-        return next(self.answers), 0.25
+        if cancel.cancelled:
+            return None
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, 0.25
 
 
 def network() -> MaskNetwork:
@@ -63,7 +71,9 @@ def restorer(trained) -> Restorer:
     return load_restorer(trained.restorer_path)
 
 
-def chosen(plan: TrainingPlan, *shares: float, cancel: CancelToken | None = None) -> tuple[Choice | None, list[Any]]:
+def chosen(
+    plan: TrainingPlan, *shares: float | Exception, cancel: CancelToken | None = None
+) -> tuple[Choice | None, list[Any]]:
     stream = choose(plan, Told(*shares), network(), device="cpu", cancel=cancel or CancelToken())
     events = []
     while True:
@@ -87,6 +97,7 @@ def test_the_spread_is_a_candidate_where_the_restorer_can_be_asked(restorer):
         ((0.5, 0.45, 0.45, 0.45, 0.45), TURNED),
         ((0.5, 0.45, 0.42, 0.41, 0.405), BARE),  # 0.405 is nine tenths of 0.45, the best at that time
         ((0.5, 0.45, 0.30, 0.28, 0.28), SPREAD),
+        ((0.5, 0.46, 0.44, 0.44, 0.44), SPREAD),  # against the one kept so far, not the best that was seen
         ((0.5, 0.9, 0.9, 0.2, 0.19), SMOOTHED),
         ((0.0, 0.0, 0.0, 0.0, 0.0), TRAINED),
         ((1.0, 1.0, 1.0, 1.0, 1.0), TRAINED),
@@ -110,6 +121,93 @@ def test_whoever_asks_for_the_papers_loss_gets_its_network(restorer):
     assert choice.kept.name == TRAINED
     assert choice.kept.part.spec == network().spec
     assert [event.name for event in events] == [TRAINED, SPREAD, SMOOTHED, BARE]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), ValueError("7 values that are NaN"), MemoryError()]
+)
+def test_a_candidate_that_cannot_be_judged_is_left_out_and_the_training_is_not_lost(restorer, error):
+    choice, events = chosen(plan_for(restorer), 0.5, error, 0.45, error, 0.44)
+    assert choice is not None
+    assert choice.kept.name == SPREAD
+    assert [one.name for one in choice.judged] == [TRAINED, SPREAD, BARE]
+    warned = [event.message for event in events if isinstance(event, Warned)]
+    assert [message.partition(" could")[0] for message in warned] == [f"the {TURNED}", f"the {SMOOTHED}"]
+    with pytest.raises(type(error)):
+        chosen(plan_for(restorer), error)
+
+
+@pytest.mark.parametrize("distance", ["l1", "ssim"])
+def test_what_is_not_finite_somewhere_is_no_candidate(restorer, distance):
+    """A walk along thresholds would take NaN for trusted."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            answer = restorer.network(image)
+            if image.stride(-1) != 1:  # a turned view
+                answer[..., 5, 7] = torch.nan
+            return answer
+
+    plan = plan_for(replace(restorer, network=Broken()), distance=distance)
+    judge = Judge(plan, training_fields(2, shape=(64, 64)))
+    stream = choose(plan, judge, network(), device="cpu", cancel=CancelToken())
+    told = [event.name if isinstance(event, UncertaintyJudged) else event.message for event in stream]
+    assert [name for name in told if name in (TRAINED, TURNED, SPREAD, SMOOTHED, BARE)] == [TRAINED, SMOOTHED, BARE]
+    assert sum("values that are NaN or infinite" in message for message in told) == 2
+
+
+def test_a_comparison_can_be_stopped_between_two_fields():
+    plan, cancel, seen = plan_for(None), CancelToken(), []
+
+    class Slow(torch.nn.Module):
+        stride_px, halo_px = 1, 0
+
+        def forward(self, degraded: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+            seen.append(cancel.cancel())
+            return torch.ones_like(restored)
+
+    judge = Judge(plan, training_fields(4))
+    assert judge.shares(Slow(), cancel=cancel) is None
+    assert len(seen) == 1
+
+
+def test_fields_in_which_nothing_is_masked_are_counted():
+    """Of four fields three are without error, and the map knows it."""
+    plan = plan_for(None, tolerance=0.05)
+    fields = training_fields(4)
+    good = [replace(one, restored=one.truth) for one in fields[1:]]
+    judge = Judge(plan, [fields[0], *good])
+
+    class Knows(torch.nn.Module):
+        stride_px, halo_px = 1, 0
+
+        def forward(self, degraded: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+            wrong = torch.from_numpy(np.abs(fields[0].restored - fields[0].truth))[None]
+            return 1e-3 + wrong * torch.equal(restored[0], torch.from_numpy(fields[0].restored))
+
+    share, untouched = judge.shares(Knows())
+    assert 0 < share < 0.25
+    assert untouched == 0.75
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_what_is_chosen_is_what_the_bundle_holds_and_the_certificate_is_for(restorer, monkeypatch, tmp_path, place):
+    monkeypatch.setattr("napari_maskcal.training_choice.preferred", lambda shares: place)
+    plan = plan_for(restorer, tolerance=0.3)
+    result = list(stage.training(plan, device="cpu"))[-1].result
+    names = (TRAINED, TURNED, SPREAD, SMOOTHED, BARE)
+    assert result.kept == names[place]
+    network = result.mask_model.card.network
+    assert (network["kind"], network.get("of", {}).get("kind"), network.get("window_px")) == [
+        ("budget", "mask-unet", None), ("budget", "mask-ensemble", None), ("views", None, None),
+        ("residual", None, 9), ("residual", None, 1),
+    ][place]  # fmt: skip
+    title = {TRAINED: "mask network for", TURNED: "mask network and spread for"}.get(result.kept, f"{result.kept} for")
+    assert result.mask_model.card.name.startswith(title)
+    assert ("beside a mask network" in result.mask_model.card.citation) == (place > 1)
+    assert result.certificate.fingerprint.mask_sha256 == result.mask_model.sha256
+    result.save(tmp_path / "mine.maskcal")
+    assert read_bundle(tmp_path / "mine.maskcal").card == result.mask_model.card
 
 
 def test_a_comparison_that_is_stopped_has_no_choice():
@@ -164,6 +262,8 @@ def test_the_judge_asks_the_restorer_in_tiles_as_the_engine_does(restorer, monke
     images = degraded[0, 0].numpy(), restored[0, 0].numpy()
     monkeypatch.setattr("napari_maskcal.training_validation._LARGEST_TILE_PX", 160 * factor)
     np.testing.assert_allclose(uncertainty_map(made, *images, own), expected, rtol=1e-4, atol=1e-6)
+    uncut = replace(own, card=own.card.model_copy(update={"halo_px": None}))
+    np.testing.assert_allclose(uncertainty_map(made, *images, uncut), expected, rtol=1e-4, atol=1e-6)
     blind = replace(own, card=own.card.model_copy(update={"halo_px": 0}))
     assert np.abs(uncertainty_map(made, *images, blind) - expected).max() > 1e-4
 

@@ -10,6 +10,7 @@ from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.guarantee import minimal_n
 from napari_maskcal.calibrate.sums import MaskKind
 from napari_maskcal.models import check_pair
+from napari_maskcal.restore.given import check_asked
 
 if TYPE_CHECKING:
     from napari_maskcal.calibrate.promise import Promise
@@ -117,7 +118,8 @@ def _check_field_size(plan: Plan) -> None:
 
 
 def _check_given(plan: Plan) -> None:
-    """Refuse images beside a network that makes them: one of the two would be left out without a word."""
+    """Refuse images beside a network that makes them, and images without the network that is asked again."""
+    check_asked(plan.restorer, plan.mask_model)
     for name, what, model in (
         ("restored", "a restored image", plan.restorer),
         ("uncertainty", "an uncertainty map", plan.mask_model),

@@ -331,7 +331,7 @@ def _mask_model(plan: TrainingPlan, kept: Candidate, learned: Sequence[Surveyed]
         halo_px=-(-network.halo_px // stride) * stride,
         min_size_px=stride,
         normalisation=restorer.normalisation,
-        citation=notes,
+        citation=notes if kept.name in _TITLES else f"chosen on validation specimens beside a mask network {notes}",
         # Without groups the names are those of files, and other images may well have the same.
         trained_on=(*plan.split.training, *plan.split.validation) if plan.triplets.grouped else (),
         trained_on_sha256=tuple(sorted(hashes)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_maskcal.mask.untrained import WINDOW_PX
-from napari_maskcal.restore.events import UncertaintyJudged
+from napari_maskcal.restore.events import UncertaintyJudged, Warned
 from napari_maskcal.training_validation import as_used
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SPREAD = "restorer's spread"
 SMOOTHED = "smoothed residual"
 BARE = "bare residual"
 MARGIN = 0.9
-"""A later candidate has to mask at most this share of what the best one before it masks.
+"""A later candidate has to mask at most this share of what the one kept so far masks.
 
 Those after the first cost more, or say less where the errors are; and two trainings that differ in nothing but
 their seed differ by a tenth.
@@ -70,22 +70,32 @@ def choose(
 ) -> Generator[Event, None, Choice | None]:
     """Judge all candidates on the validation fields and return the one to keep; None if it was stopped.
 
-    Whoever asks for the paper's loss gets the network that it trains; the others are only told of.
+    Whoever asks for the paper's loss gets the network that it trains; the others are only told of. A candidate that
+    cannot be judged, such as one whose restorer does not take turned planes, is left out: the training must not be
+    lost for it.
     """
     from napari_maskcal.restore.device import pick_device
 
     found, where = list(candidates(plan, network)), pick_device(device)
     judged: list[UncertaintyJudged] = []
-    for candidate in found:
-        if cancel.cancelled:
+    for done, candidate in enumerate(found, start=1):
+        try:
+            shares = judge.shares(candidate.part.network(), device=where, cancel=cancel)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if candidate.name == TRAINED:
+                raise
+            told = " ".join(str(error).split())[:200]
+            yield Warned(message=f"the {candidate.name} could not be compared, and is left out: {told}")
+            continue
+        if shares is None:
             return None
-        share, untouched = judge.shares(candidate.part.network(), where)
         judged.append(UncertaintyJudged(
-            done=len(judged) + 1, total=len(found), name=candidate.name, masked_share=share, untouched_share=untouched
+            done=done, total=len(found), name=candidate.name, masked_share=shares[0], untouched_share=shares[1]
         ))  # fmt: skip
         yield judged[-1]
-    kept = 0 if plan.recipe.loss == "paper" else preferred([one.masked_share for one in judged])
-    return Choice(kept=found[kept], judged=tuple(judged))
+    best = 0 if plan.recipe.loss == "paper" else preferred([one.masked_share for one in judged])
+    kept = next(candidate for candidate in found if candidate.name == judged[best].name)
+    return Choice(kept=kept, judged=tuple(judged))
 
 
 def preferred(shares: Sequence[float]) -> int:

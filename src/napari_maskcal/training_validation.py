@@ -13,7 +13,7 @@ from napari_maskcal.calibrate.guarantee import marginal_rank
 from napari_maskcal.calibrate.threshold import is_exact, threshold_curve
 from napari_maskcal.mask.recipe import Validation
 from napari_maskcal.restore.asking import asks_restorer, uncertainty_of, with_units
-from napari_maskcal.restore.tiles import plan_tiles
+from napari_maskcal.restore.tiles import plan_tiles, smallest_tile_px
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_maskcal.mask.recipe import TrainingField
     from napari_maskcal.models import Restorer
     from napari_maskcal.restore.card import ModelCard
+    from napari_maskcal.restore.events import CancelToken
     from napari_maskcal.restore.tiles import Plan
     from napari_maskcal.training_plan import TrainingPlan
 
@@ -152,7 +153,8 @@ class Judge:
 
     def __call__(self, network: MaskNetwork) -> Validation:
         """Return what a network in training masks, used as it will be used."""
-        maps, thresholds = self._judged(as_used(network, power=self.plan.power).network())
+        maps = self._maps(as_used(network, power=self.plan.power).network()) or []
+        thresholds = self._thresholds(maps)
         threshold = thresholds[len(thresholds) // 2]
         shown = self.fields[self._shown]
         preview = Preview(
@@ -161,26 +163,48 @@ class Judge:
         )  # fmt: skip
         return Validation(masked_share=float(masked_shares(maps, thresholds).mean()), preview=preview)
 
-    def shares(self, module: nn.Module, device: torch.device | str = "cpu") -> tuple[float, float]:
-        """Return what share of all pixels any uncertainty masks, and what share of the fields it leaves alone."""
+    def shares(
+        self, module: nn.Module, *, device: torch.device | str = "cpu", cancel: CancelToken | None = None
+    ) -> tuple[float, float] | None:
+        """Return the masked share of any uncertainty, and the share of the fields that it leaves alone.
+
+        Both are means over fields and tolerances; None where it was stopped.
+
+        Raises
+        ------
+        ValueError
+            If the uncertainty of a field is not finite.
+        """
         restorer = self.plan.restorer.network if asks_restorer(module) else None
         try:
             for network in (module, restorer):
                 if network is not None:
                     network.to(device)
-            shares = masked_shares(*self._judged(module))
+            maps = self._maps(module, cancel)
         finally:
             if restorer is not None:
                 restorer.to("cpu")  # it is the caller's, who may use it on the processor next
+        if maps is None:
+            return None
+        shares = masked_shares(maps, self._thresholds(maps))
         return float(shares.mean()), float((shares == 0).mean())
 
-    def _judged(self, module: nn.Module) -> tuple[list[Map], list[float]]:
-        """Return the fields' maps, and the threshold at each tolerance."""
-        maps = [
-            uncertainty_map(module, field.degraded[0], field.restored[0], self.plan.restorer, field.prepared)
-            for field in self.fields
-        ]
-        return maps, validation_thresholds(
+    def _maps(self, module: nn.Module, cancel: CancelToken | None = None) -> list[Map] | None:
+        """Return the map of each field; None where it was stopped."""
+        maps: list[Map] = []
+        for field in self.fields:
+            if cancel is not None and cancel.cancelled:
+                return None
+            maps.append(
+                uncertainty_map(module, field.degraded[0], field.restored[0], self.plan.restorer, field.prepared)
+            )
+            # A walk along thresholds would take NaN for trusted, and flatter whatever gives it.
+            if count := int(np.count_nonzero(~np.isfinite(maps[-1]))):
+                raise ValueError(f"its uncertainty of {field.label} has {count} values that are NaN or infinite")
+        return maps
+
+    def _thresholds(self, maps: Sequence[Map]) -> list[float]:
+        return validation_thresholds(
             maps, self.restored, self.truths, self.plan.distance, self.tolerances, confidence=self.plan.confidence
         )
 
@@ -253,8 +277,11 @@ def _tiles(module: Any, degraded: Map, factor: int, asked: ModelCard | None) -> 
     if asked is not None:
         stride = lcm(stride, asked.stride_px)
         halo = None if asked.halo_px is None else own + asked.halo_px
+    # Where the grid is finer or the reach long, tiles of a fixed size would be little but halo.
+    worth = 0 if halo is None else smallest_tile_px(halo_px=halo, stride_px=stride)
     return plan_tiles(
-        (degraded.shape[0], degraded.shape[1]), max_tile_px=_LARGEST_TILE_PX // factor, halo_px=halo, stride_px=stride
+        (degraded.shape[0], degraded.shape[1]), max_tile_px=max(_LARGEST_TILE_PX // factor, worth), halo_px=halo,
+        stride_px=stride,
     )  # fmt: skip
 
 

@@ -461,6 +461,7 @@ def test_members_that_normalise_otherwise_are_refused(members):
         ({"kind": "spread", "members": [{"kind": "spread"}] * 2}, "kind 'spread' as its restorer; those are unet"),
         ({"kind": "spread", "members": [{"kind": "vit"}] * 2}, "network of kind 'vit'; known are unet"),
         ({"kind": "spread", "members": 3}, "do not fit the model card"),
+        ({"kind": "views", "mirrors": "false"}, "mirrors is 'false'; it is true or false"),
         ({"kind": "interval", "members": [UNET] * 3}, "a lower and an upper member, got 3"),
         ({"kind": "unet"}, "x has a network of kind 'unet' as its mask; those are mask-unet, residual"),
         ({"kind": "given", "colour": 1}, "has no weights and no arguments"),

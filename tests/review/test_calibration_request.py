@@ -8,7 +8,8 @@ import pytest
 
 from given_models import given_bundle
 from napari_maskcal.bundle import write_bundle
-from napari_maskcal.models import GIVEN_RESTORER
+from napari_maskcal.mask.untrained import augmentation_mask
+from napari_maskcal.models import GIVEN_RESTORER, load_restorer
 from napari_maskcal.review.calibration_request import (
     CalibrationChoices,
     CalibrationRequest,
@@ -111,10 +112,14 @@ def test_layers_have_to_be_there_plain_and_of_as_many_fields(choices):
     assert "2 specimens are named for 5 fields" in problems(good, group="A, B")["group"]
 
 
-def test_turning_what_is_already_restored_is_refused(choices):
+def test_turning_what_is_already_restored_is_refused(choices, tmp_path):
     given = replace(choices, restorer="given", restored=choices.degraded)
     assert requested(given).choices.restorer == "given"
     assert "cannot be turned and restored again" in problems(given, mask_model="augmentation")["mask_model"]
+    asking = augmentation_mask(load_restorer("demo"))
+    write_bundle(tmp_path / "asking.maskcal", asking.network, asking.card, None)
+    told = problems(given, mask_model=str(tmp_path / "asking.maskcal"))["mask_model"]
+    assert "cannot be turned and restored again" in told
 
 
 def test_parts_are_needed_where_no_network_makes_them(choices, tmp_path):

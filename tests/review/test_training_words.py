@@ -11,9 +11,10 @@ from napari_maskcal.review.training_words import (
     resumed_words,
     specimens_words,
     stopped_words,
+    unfinished_words,
     validated_words,
 )
-from napari_maskcal.training_choice import TURNED
+from napari_maskcal.training_choice import SPREAD, TURNED
 
 DONE = TrainingDone(
     network=None, step=600, best_step=400, losses=(), validated=((200, 0.5), (400, 0.3), (600, 0.4)),
@@ -67,8 +68,18 @@ def test_what_is_kept_is_told_beside_what_was_left_for_it():
 def test_what_costs_more_views_and_what_takes_no_training_is_called_so():
     shares = judged(trained_network=0.28, smoothed_residual=0.2)
     assert compared_words("smoothed residual", shares).endswith("train longer, or on more specimens.")
+    asked = compared_words("trained network", shares)
+    assert asked.endswith("smoothed residual 20 %. The network was asked for by its loss.")
+    spread = UncertaintyJudged(done=3, total=3, name=SPREAD, masked_share=0.1, untouched_share=0.5)
+    assert "in three more views. Training gained nothing" in compared_words(SPREAD, [*shares, spread])
     turned = UncertaintyJudged(done=3, total=3, name=TURNED, masked_share=0.1, untouched_share=0.5)
     assert compared_words(TURNED, [*shares, turned]).endswith("the restorer sees each plane in three more views.")
+
+
+def test_what_was_stopped_is_named():
+    assert unfinished_words(trained=False, compared=False) == ""
+    assert unfinished_words(trained=True, compared=False) == " with the comparison, which was stopped"
+    assert unfinished_words(trained=True, compared=True) == " with the calibration, which was stopped"
 
 
 def test_many_specimens_are_counted_after_the_first_six():

@@ -49,7 +49,8 @@ class TrainingOutcome(QWidget):
         trained, path = finished.trained, finished.path
         self.ended.setText(stopped_words(trained.done, steps=finished.request.recipe.steps))
         self.promise.setText(trained.certificate.sentence if trained.certificate is not None else "")
-        self.compared.setText(compared_words(trained.kept, trained.judged) if trained.judged else "")
+        stopped = "" if trained.done.stopped == "cancelled" else "The comparison with other uncertainties was stopped."
+        self.compared.setText(compared_words(trained.kept, trained.judged) if trained.judged else stopped)
         self.trained_on.setText(_specimens(trained))
         self.place.setText(_place(finished))
         for label in (self.promise, self.compared):

@@ -146,11 +146,11 @@ def _stopped_by_signals() -> Iterator[CancelToken]:
 
 
 def _stopped(trained: Trained, plan: TrainingPlan) -> str:
-    from napari_maskcal.review.training_words import stopped_words
+    from napari_maskcal.review.training_words import stopped_words, unfinished_words
 
     told = stopped_words(trained.done, steps=plan.recipe.steps).rstrip(".")
-    uncalibrated = "" if trained.done.stopped == "cancelled" else " with the calibration, which was stopped"
-    return f"{told[0].lower()}{told[1:]}, in {trained.checkpoint}: run the same command again to go on{uncalibrated}"
+    rest = unfinished_words(trained=trained.done.stopped != "cancelled", compared=bool(trained.judged))
+    return f"{told[0].lower()}{told[1:]}, in {trained.checkpoint}: run the same command again to go on{rest}"
 
 
 def _tell(trained: Trained, plan: TrainingPlan, out: Path, *, as_json: bool) -> None:

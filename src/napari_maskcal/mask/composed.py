@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_maskcal.mask.scores import FLOOR
-from napari_maskcal.restore.kinds import make_network
+from napari_maskcal.restore.kinds import VIEWS, make_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def of_residual(*, window_px: int) -> Composed:
 
 def of_views(*, mirrors: bool) -> Composed:
     """Return the spread of the restorer over turned views; see `napari_maskcal.mask.scores.ViewSpread`."""
-    return Composed(spec={"kind": "views", "mirrors": mirrors, "floor": FLOOR}, weights={})
+    return Composed(spec={"kind": VIEWS, "mirrors": mirrors, "floor": FLOOR}, weights={})
 
 
 def of_spread(restorers: Sequence[Restorer]) -> Composed:
@@ -86,7 +86,9 @@ def budget_of(part: Composed, *, power: float) -> Composed:
 def _with_members(spec: dict[str, Any], restorers: Sequence[Restorer]) -> Composed:
     weights: dict[str, Tensor] = {}
     for i, restorer in enumerate(restorers):
-        state = {} if restorer.network is None else restorer.network.state_dict()
+        if restorer.network is None:
+            raise ValueError(f"{restorer.card.name} is no network that could be asked again; choose a file")
+        state = restorer.network.state_dict()
         # Copies: a member may be the restorer itself, which the engine moves between devices.
         weights |= _under(f"members.{i}", {name: tensor.detach().cpu().clone() for name, tensor in state.items()})
     members = [restorer.card.network for restorer in restorers]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from napari_maskcal.restore.asking import asks_restorer, uncertainty_of
-from napari_maskcal.restore.kinds import make_network
+from napari_maskcal.restore.kinds import VIEWS, make_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ not taken as a maximum: the order of pixels stays, so a binary mask is the one o
 """
 _LARGEST_WINDOW_PX = 1023
 _MOST_MEMBERS = 64
-_AVERAGED = ("mask-unet", "views")
+_AVERAGED = ("mask-unet", VIEWS)
 
 
 class Constant(nn.Module):
@@ -163,7 +163,9 @@ class ViewSpread(nn.Module):
 
     def __init__(self, *, mirrors: bool = True, floor: float = FLOOR) -> None:
         super().__init__()
-        self.mirrors, self.floor = bool(mirrors), _checked_floor(floor)
+        if not isinstance(mirrors, bool):
+            raise ValueError(f"mirrors is {mirrors!r}; it is true or false")
+        self.mirrors, self.floor = mirrors, _checked_floor(floor)
 
     def forward(self, degraded: Tensor, restored: Tensor, restorer: Restore) -> Tensor:
         """Map the degraded image, (N, C, Y, X), and what `restorer` made of it to (N, 1, Y, X), above 0."""

@@ -52,7 +52,8 @@ def augmentation_mask(restorer: Restorer) -> MaskModel:
     """
     from napari_maskcal.mask.composed import of_views
 
-    _check_members([restorer])
+    if restorer.network is None:
+        raise ValueError(f"{restorer.card.name} is no network that could be asked again; choose a file")
     return _made(f"spread of {restorer.card.name} over flips and turns", of_views(mirrors=True), beside=restorer)
 
 
@@ -194,8 +195,6 @@ def _card(
 def _check_members(members: Sequence[Restorer]) -> None:
     seen: dict[str, str] = {}
     for member in members:
-        if member.network is None:
-            raise ValueError(f"{member.card.name} is no network that could be asked again; choose a file")
         if member.sha256 in seen:
             raise ValueError(f"{member.card.name} and {seen[member.sha256]} are the same network; leave one out")
         if member.card.normalisation != members[0].card.normalisation:

@@ -158,7 +158,8 @@ class ModelCard(BaseModel):
     @property
     def context_px(self) -> int:
         """How far around a pixel an error budget adds up; 0 where the uncertainty is that of the pixel itself."""
-        return _context_px(self.network)
+        budgets = (spec.get("radius_cells") for spec in nested(self.network) if spec.get("kind") == "budget")
+        return sum(BUDGET_CELL_PX * (radius + 1) for radius in budgets if isinstance(radius, int))
 
     @property
     def asks_restorer(self) -> bool:
@@ -201,17 +202,6 @@ def nested(spec: Any) -> Iterator[dict[str, Any]]:
     members = spec.get("members")
     for inner in (spec.get("of"), *(members if isinstance(members, list | tuple) else ())):
         yield from nested(inner)
-
-
-def _context_px(spec: Any) -> int:
-    """Return the reach of the error budgets in an architecture, wherever they are nested."""
-    if not isinstance(spec, dict):
-        return 0
-    members = spec.get("members")
-    inner = [spec.get("of"), *(members if isinstance(members, list | tuple) else [])]
-    radius = spec.get("radius_cells")
-    own = BUDGET_CELL_PX * (radius + 1) if spec.get("kind") == "budget" and isinstance(radius, int) else 0
-    return own + max(map(_context_px, inner))
 
 
 def parse_card(text: str, *, source: str) -> ModelCard:

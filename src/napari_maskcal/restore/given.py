@@ -46,11 +46,7 @@ NOTHING_GIVEN = Given()
 
 def check_given(image: Image, restorer: Restorer, mask_model: MaskModel, given: Given) -> None:
     """Raise ValueError unless just what the networks do not make is given, in the right shape."""
-    if mask_model.card.asks_restorer and restorer.network is None:
-        raise ValueError(
-            f"{mask_model.card.name} asks the restorer again, for turned views of the image, and {restorer.card.name} "
-            "cannot be asked; choose the restorer itself"
-        )
+    check_asked(restorer, mask_model)
     factor = restorer.card.scale_factor
     for part, model, made in (
         ("restored", restorer, given.restored),
@@ -65,6 +61,15 @@ def check_given(image: Image, restorer: Restorer, mask_model: MaskModel, given: 
             raise ValueError(f"{made.name} {fault}")
         if made is not None and made.axes != image.axes:
             raise ValueError(f"{made.name} has axes {made.axes}, but {image.name} has {image.axes}; name them alike")
+
+
+def check_asked(restorer: Restorer, mask_model: MaskModel) -> None:
+    """Raise ValueError if the mask network asks a restorer that is not there."""
+    if mask_model.card.asks_restorer and restorer.network is None:
+        raise ValueError(
+            f"{mask_model.card.name} asks the restorer again, for turned views of the image, and {restorer.card.name} "
+            "cannot be asked; choose the restorer itself"
+        )
 
 
 def grid_fault(shape: tuple[int, ...], found: tuple[int, ...], *, part: str, factor: int = 1) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_maskcal.models import check_pair
 from napari_maskcal.restore.asking import uncertainty_of, with_units
 from napari_maskcal.restore.engine import exact_float32, normalise
 
@@ -49,6 +50,12 @@ def plane_uncertainty(
     low, high = (torch.from_numpy(normalise(plane, offset, span))[None, None] for plane in (degraded, restored))
     asked = None
     if restorer is not None and restorer.network is not None:
+        check_pair(restorer, mask_model)
+        if restorer.card.scale_factor != factor:
+            raise ValueError(
+                f"{restorer.card.name} makes {restorer.card.scale_factor} pixels of one along each axis, and the "
+                f"restored plane has {factor}; give the restorer that made it"
+            )
         asked = with_units(restorer.network, restorer.card.prepared(degraded, offset, span, where="the plane"))
     with torch.inference_mode(), exact_float32(torch.device("cpu")):
         output = uncertainty_of(mask_model.network, low, high, asked)  # brings both to one grid itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.review.certificate_words import number_of, percent
-from napari_maskcal.training_choice import TRAINED, TURNED
+from napari_maskcal.training_choice import SPREAD, TRAINED, TURNED, preferred
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,13 @@ def gone_on_words(step: int, *, checkpoint: str) -> str:
     )
 
 
+def unfinished_words(*, trained: bool, compared: bool) -> str:
+    """Return what was stopped, after the steps; nothing where these were."""
+    if not trained:
+        return ""
+    return " with the calibration, which was stopped" if compared else " with the comparison, which was stopped"
+
+
 def compared_words(kept: str, judged: Sequence[UncertaintyJudged]) -> str:
     """Return which uncertainty is kept, how much it masks, and how much the others would."""
     chosen = next(one for one in judged if one.name == kept)
@@ -57,10 +64,15 @@ def compared_words(kept: str, judged: Sequence[UncertaintyJudged]) -> str:
         f"{percent(chosen.untouched_share)} of them untouched. At the same promise others mask: {others}."
     )
     if kept == TRAINED:
-        return told
-    if kept == TURNED:
-        return f"{told} For the spread the restorer sees each plane in three more views."
-    return f"{told} Training gained nothing here: train longer, or on more specimens."
+        asked = "The network was asked for by its loss. " if chosen is not judged[preferred(_shares(judged))] else ""
+        return f"{told} {asked}".strip()
+    views = "For the spread the restorer sees each plane in three more views. " if kept in (TURNED, SPREAD) else ""
+    gain = "" if kept == TURNED else "Training gained nothing here: train longer, or on more specimens."
+    return f"{told} {views}{gain}".strip()
+
+
+def _shares(judged: Sequence[UncertaintyJudged]) -> list[float]:
+    return [one.masked_share for one in judged]
 
 
 def specimens_words(part: str, groups: Sequence[str]) -> str:

@@ -296,3 +296,5 @@ METHODS: dict[str, Callable[[Question], Maps | None]] = {
     "chosen": chosen,
 }
 DEFAULT = "chosen"
+VARIANTS = ("residual_budget", "score_budget", "likelihood_budget", "budget_smooth", "budget_half", "budget_pair")
+"""What was tried and is not kept: left out where time is short."""

@@ -11,10 +11,10 @@ import napari_maskcal
 
 GUI = {"napari", "qtpy", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy"}
 HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
-TORCH_NEEDED = ("loaders.adapted", "loaders.onnx_session", "loaders.probe", "mask.budget", "mask.checkpoint",
-                "mask.collapse", "mask.composed", "mask.learner", "mask.losses", "mask.network", "mask.scores",
-                "mask.train", "mask.weight", "restore.device", "restore.engine", "restore.unet",
-                "restore.whole")  # fmt: skip
+TORCH_NEEDED = ("loaders.adapted", "loaders.bioimage_network", "loaders.onnx_session", "loaders.probe",
+                "loaders.spandrel_network", "mask.budget", "mask.checkpoint", "mask.collapse", "mask.composed",
+                "mask.learner", "mask.losses", "mask.network", "mask.scores", "mask.train", "mask.weight",
+                "restore.device", "restore.engine", "restore.unet", "restore.whole")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

@@ -86,7 +86,8 @@ def model_path(choice: str | Path, *, role: str) -> Path:
 def load_restorer(path: str | Path = DEMO) -> Restorer:
     """Return the restorer in a file, of this package's format or one of many others.
 
-    ``"demo"`` stands for the bundled one, and ``"given"`` for `GIVEN_RESTORER`. What a file does not say of its
+    ``"demo"`` stands for the bundled one, ``"given"`` for `GIVEN_RESTORER`, and the name of an entry point of the group
+    ``napari_maskcal.restorers`` for what another package brings. What a file does not say of its
     network, trial runs show once; it is kept beside the file, as ``FILE.maskcal.json``, where it can be mended.
 
     Raises
@@ -102,8 +103,11 @@ def load_restorer(path: str | Path = DEMO) -> Restorer:
     if str(path) == GIVEN:
         return GIVEN_RESTORER
     from napari_maskcal.restore.loaders.native import is_native, read_restorer
+    from napari_maskcal.restore.loaders.python_function import find_plugin
     from napari_maskcal.restore.loaders.registry import open_restorer
 
+    if str(path) != DEMO and not Path(path).exists() and (plugin := find_plugin(str(path))) is not None:
+        return plugin
     place = model_path(path, role="restorer")
     return read_restorer(place) if is_native(place) else open_restorer(place)
 

@@ -20,9 +20,10 @@ from napari_maskcal.read.triplets import triplets_from_arrays
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.restore.engine import process
 from napari_maskcal.restore.events import PlaneDone
-from napari_maskcal.restore.loaders import description, registry, trust
+from napari_maskcal.restore.loaders import description, python_function, registry, trust
 from napari_maskcal.restore.loaders.base import NotDescribedError, NotTrustedError, content_sha256
 from napari_maskcal.restore.loaders.probe import probe
+from napari_maskcal.restore.loaders.python_function import find_plugin, restorer_of
 from napari_maskcal.restore.unet import UNet
 from napari_maskcal.review.request import restorer_card
 from small_models import WIDTHS, noisy_planes
@@ -312,3 +313,89 @@ def test_what_is_no_restorer_is_refused_by_what_it_does(network, message):
     with pytest.raises(ValueError, match=message) as caught:
         found(network)
     assert "\n" not in str(caught.value)
+
+
+# ---- restorers that are Python
+
+
+def brighter(plane: np.ndarray) -> np.ndarray:
+    return plane + 0.1 * np.roll(plane, 2, axis=1)
+
+
+def test_a_function_is_a_restorer_and_its_hash_is_that_of_its_code_and_version():
+    restorer = restorer_of(brighter, name="brighter")
+    assert (restorer.card.stride_px, restorer.card.halo_px) == (1, 2)
+    (plane,) = noisy_planes(1, 100, 180)
+    offset, span = restorer.card.normalisation.measure(plane)
+    expected = brighter((plane - offset) / span) * span + offset
+    inside = (slice(None), slice(2, None))
+    np.testing.assert_allclose(restorer(plane)[inside], expected[inside], rtol=1e-4)
+    assert restorer_of(brighter, name="another name").sha256 == restorer.sha256
+    assert restorer_of(brighter, name="brighter", version="2").sha256 != restorer.sha256
+    assert restorer_of(lambda plane: plane * 2, name="brighter").sha256 != restorer.sha256
+    takes = Normalisation(kind="mean_std")
+    assert restorer_of(brighter, name="brighter", takes=takes).sha256 != restorer.sha256
+
+
+@pytest.mark.parametrize("wrong", [lambda plane: plane[0], lambda plane: plane + 1j, lambda plane: "no"])
+def test_a_function_that_gives_no_plane_is_refused(wrong):
+    with pytest.raises(ValueError, match="a restorer gives a plane of numbers"):
+        restorer_of(wrong, name="wrong")
+
+
+class Entry:
+    """What a package announces."""
+
+    def __init__(self, name: str, found: Any, package: str = "others", version: str = "1.0") -> None:
+        self.name, self.value, self.found = name, "others:restorer", found
+        self.dist = type("Dist", (), {"name": package, "version": version})
+        self.loaded = 0
+
+    def load(self) -> Any:
+        self.loaded += 1
+        return self.found
+
+
+@pytest.fixture
+def announce(monkeypatch):
+    def these(*entries: Entry) -> None:
+        monkeypatch.setattr(python_function, "entry_points", lambda group: entries if "restorers" in group else ())
+
+    return these
+
+
+def test_what_a_package_announces_is_asked_for_by_name_and_agreed_to_once(announce):
+    entry = Entry("Bright", brighter)
+    announce(entry)
+    with pytest.raises(
+        NotTrustedError, match=r"Bright is a restorer of others 1.0, which can run code"
+    ):
+        load_restorer("bright")
+    assert not entry.loaded
+    find_plugin("bright", agreed=True)
+    restorer = load_restorer("Bright")
+    assert restorer.sha256 == restorer_of(brighter, name="Bright", version="others 1.0").sha256
+    announce(Entry("Bright", brighter, version="2.0"))
+    with pytest.raises(NotTrustedError):
+        load_restorer("bright")
+
+
+def test_an_entry_point_may_be_a_restorer_or_make_one(announce):
+    made = restorer_of(brighter, name="made")
+    for found in (made, lambda: made):
+        announce(Entry("made", found))
+        assert find_plugin("made", agreed=True) is made
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([Entry("x", 3)], "the restorer x of others 1.0 cannot be loaded: TypeError: others:restorer is a int"),
+        ([Entry("x", lambda: 3)], "gave a int, not a restorer"),
+        ([Entry("x", brighter), Entry("X", brighter, package="more")], "is in more 1.0 and in others 1.0; uninstall"),
+    ],
+)
+def test_a_package_that_announces_something_else_is_named(announce, entries, message):
+    announce(*entries)
+    with pytest.raises(ValueError, match=message):
+        find_plugin("x", agreed=True)

@@ -104,7 +104,7 @@ def _made(found: Any, entry: EntryPoint) -> Distance:
         return found
     if not callable(found):
         raise TypeError(f"{entry.value} is a {type(found).__name__}, neither a distance nor a function")
-    if not _needs_no_arguments(found):
+    if not needs_no_arguments(found):
         return from_callable(found, name=entry.name)
     made = found()
     if not is_distance(made):
@@ -112,7 +112,8 @@ def _made(found: Any, entry: EntryPoint) -> Distance:
     return made
 
 
-def _needs_no_arguments(function: Any) -> bool:
+def needs_no_arguments(function: Any) -> bool:
+    """Whether something can be called as it is: a factory, and not a function of images."""
     try:
         inspect.signature(function).bind()
     except (TypeError, ValueError):  # wants some, or does not say

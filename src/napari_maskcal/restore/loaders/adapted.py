@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -25,6 +30,28 @@ class Frozen(nn.Module):
         """Map (N, channels, Y, X) to (N, channels, factor Y, factor X)."""
         restored: Tensor = self.network(image)
         return restored
+
+
+class OfPlanes(nn.Module):
+    """A function of one (Y, X) numpy plane, as a module."""
+
+    def __init__(self, function: Callable[[NDArray[np.float32]], Any], name: str) -> None:
+        super().__init__()
+        self._function, self._name = function, name
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 1, Y, X) to (N, 1, factor Y, factor X)."""
+        planes = [self._of(plane) for plane in image[:, 0].cpu().numpy()]
+        return torch.from_numpy(np.stack(planes))[:, None].to(image.device)
+
+    def _of(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        restored = np.asarray(self._function(plane.copy()))
+        if restored.ndim != 2 or restored.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{self._name} gave an array of shape {restored.shape} and type {restored.dtype}; a restorer gives a "
+                "plane of numbers"
+            )
+        return restored.astype(np.float32)
 
 
 class Grey(nn.Module):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from napari_maskcal.restore.card import Normalisation
@@ -84,13 +83,13 @@ class Loader(Protocol):
 
 
 class NotTrustedError(ValueError):
-    """A file that can run code, to which the user has not agreed yet."""
+    """A file, or the restorer of a package, that can run code, and to which the user has not agreed yet."""
 
-    def __init__(self, path: Path, format_name: str, sha256: str) -> None:
-        self.path, self.sha256 = path, sha256
+    def __init__(self, path: Path | str, what: str, sha256: str) -> None:
+        self.path, self.sha256 = Path(path), sha256
         super().__init__(
-            f"{path} is a {format_name} file, which can run code on this computer; if you know where it comes from, "
-            f"agree to it once: maskcal info --trust {path}"
+            f"{path} is {what}, which can run code on this computer; if you know where it comes from, agree to it "
+            f"once: maskcal info --trust {path}"
         )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_maskcal.models import Restorer
     from napari_maskcal.restore.card import ModelCard
 
-_FOREIGN = ("exported", "torchscript", "onnx_model")
+_FOREIGN = ("exported", "torchscript", "onnx_model", "careamics_model", "spandrel_model")
 """Modules of this folder, in the order in which they are asked; none is imported before a foreign file is opened."""
 _COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation", "takes")
 
@@ -174,4 +174,4 @@ def _check_there(path: Path) -> None:
 
 def _check_trusted(path: Path, loader: Loader, sha256: str) -> None:
     if loader.runs_code and not is_trusted(sha256):
-        raise NotTrustedError(path, loader.name, sha256)
+        raise NotTrustedError(path, f"a {loader.name} file", sha256)

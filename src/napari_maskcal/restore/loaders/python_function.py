@@ -1,0 +1,129 @@
+"""Restorers that are Python: one's own function, and those that other packages announce."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from napari_maskcal.distance.fingerprint import code_sha256
+from napari_maskcal.distance.plugins import needs_no_arguments, package_of
+from napari_maskcal.restore.loaders.base import NotTrustedError
+from napari_maskcal.restore.loaders.trust import is_trusted, trust
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.card import Normalisation
+
+GROUP = "napari_maskcal.restorers"
+
+
+def restorer_of(
+    function: Callable[[NDArray[np.float32]], NDArray[Any]],
+    *,
+    name: str,
+    version: str = "",
+    takes: Normalisation | None = None,
+) -> Restorer:
+    """Return a restorer that is a function of one plane; a trial run finds its scale, grid and reach.
+
+    Parameters
+    ----------
+    function
+        Gets a (Y, X) float32 plane, in the units of `takes`, and returns the restored one, (factor Y, factor X), in the
+        same units. The same plane has to give the same answer.
+    name
+        What the user reads.
+    version
+        Of all that the function depends on: weights, libraries. The hash that ties a certificate to the restorer is
+        that of the function's code and of this text; what neither of them tells of, nobody can notice.
+    takes
+        None: shares of the plane's range.
+
+    Raises
+    ------
+    ValueError
+        If a trial run shows that it is no restorer.
+    """
+    from napari_maskcal.models import Restorer
+    from napari_maskcal.restore.card import ModelCard
+    from napari_maskcal.restore.loaders.adapted import OfPlanes
+    from napari_maskcal.restore.loaders.probe import probe
+    from napari_maskcal.restore.loaders.registry import restorer_sha256
+
+    network = OfPlanes(function, name)
+    found = probe(network, name=name, channels=1)
+    card = ModelCard(
+        name=name, role="restorer", network={"kind": "function"}, scale_factor=found.scale_factor,
+        stride_px=found.stride_px, halo_px=found.halo_px, min_size_px=found.min_size_px, takes=takes,
+    )  # fmt: skip
+    return Restorer(
+        card=card, network=network, sha256=restorer_sha256(card, f"{code_sha256(function)} {version}")
+    )  # fmt: skip
+
+
+def announced() -> dict[str, list[EntryPoint]]:
+    """Return the installed packages' restorers by their names, in lower case; nothing of theirs is imported."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        found.setdefault(entry.name.lower(), []).append(entry)
+    return found
+
+
+def find_plugin(name: str, *, agreed: bool = False) -> Restorer | None:
+    """Return the restorer that a package announces as `name`; None if there is none.
+
+    An entry point leads to a `Restorer`, to what makes one, or to a function as `restorer_of` takes it.
+
+    Parameters
+    ----------
+    agreed
+        Keep that the user knows the package, as for files that can run code.
+
+    Raises
+    ------
+    NotTrustedError
+        If the user has not agreed to this version of the package.
+    ValueError
+        If two packages announce it, or it cannot be loaded; the message names the packages.
+    """
+    entries = announced().get(name.lower(), [])
+    if not entries:
+        return None
+    packages = sorted({package_of(entry) for entry in entries})
+    if len(packages) > 1:
+        raise ValueError(f"the restorer {name} is in {' and in '.join(packages)}; uninstall all but one of them")
+    entry, package = entries[0], packages[0]
+    sha256 = hashlib.sha256(f"{package} {entry.value}".encode()).hexdigest()
+    if agreed:
+        trust(sha256, name=f"{entry.name} of {package}")
+    if not is_trusted(sha256):
+        raise NotTrustedError(entry.name, f"a restorer of {package}", sha256)
+    try:
+        return _made(entry.load(), entry, package)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the restorer {name} of {package} cannot be loaded: {type(error).__name__}: {reason}; update or uninstall "
+            "that package"
+        ) from error
+
+
+def _made(found: Any, entry: EntryPoint, package: str) -> Restorer:
+    from napari_maskcal.models import Restorer
+
+    if isinstance(found, Restorer):
+        return found
+    if not callable(found):
+        raise TypeError(f"{entry.value} is a {type(found).__name__}, neither a restorer nor a function")
+    if needs_no_arguments(found):
+        made = found()
+        if not isinstance(made, Restorer):
+            raise TypeError(f"{entry.value} gave a {type(made).__name__}, not a restorer")
+        return made
+    return restorer_of(found, name=entry.name, version=package)

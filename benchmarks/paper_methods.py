@@ -16,7 +16,7 @@ import torch
 from napari_maskcal.mask.budget import budget_power
 from napari_maskcal.mask.collapse import CollapsedError
 from napari_maskcal.mask.untrained import WINDOW_PX
-from napari_maskcal.training_choice import BARE, SMOOTHED, SPREAD, TRAINED, TURNED, preferred
+from napari_maskcal.training_choice import ALL, BARE, SMOOTHED, SPREAD, TRAINED, TURNED, preferred
 from paper_choice import validation_shares
 from paper_fields import stacked
 from paper_trained import budgets, learned, maps_of, residuals, smoothed
@@ -198,9 +198,9 @@ def _after(question: Question, maps: Sequence[Map], after: Any) -> Sequence[Map]
     return maps if after is None else after(question, maps)
 
 
-def _means(one: Sequence[Map], other: Sequence[Map]) -> Sequence[Map]:
-    """Return the geometric mean of two maps of each field."""
-    return [np.sqrt(a * b) for a, b in zip(one, other, strict=True)]
+def _means(*maps: Sequence[Map]) -> Sequence[Map]:
+    """Return the geometric mean of several maps of each field."""
+    return [np.exp(np.mean(np.log(own), axis=0)) for own in zip(*maps, strict=True)]
 
 
 def _budgets(question: Question, maps: Sequence[Map]) -> Sequence[Map]:
@@ -228,7 +228,7 @@ def tta(question: Question) -> Maps:
 
 
 def chosen(question: Question) -> Maps:
-    """Return what training puts into the bundle: of five uncertainties the one that the validation fields prefer.
+    """Return what training puts into the bundle: of six uncertainties the one that the validation fields prefer.
 
     It is chosen for each tolerance, as for a user who asks for that one.
     """
@@ -237,6 +237,7 @@ def chosen(question: Question) -> Maps:
     candidates: dict[str, tuple[Callable[[Part], Sequence[Map]], float]] = {
         TRAINED: (lambda part: _budgets(question, maps_of(found.network, getattr(task, part))), 0.0),
         TURNED: (lambda part: _budgets(question, _with_quarters(question, found, part)), spread_s),
+        ALL: (lambda part: _budgets(question, _with_quarters(question, found, part, residual=True)), spread_s),
         SPREAD: (lambda part: _quarters(question, part).held_out, spread_s),
         SMOOTHED: (lambda part: residuals(getattr(task, part), WINDOW_PX), 0.0),
         BARE: (lambda part: residuals(getattr(task, part), 1), 0.0),
@@ -256,9 +257,10 @@ def chosen(question: Question) -> Maps:
     )  # fmt: skip
 
 
-def _with_quarters(question: Question, found: Learned, part: Part) -> Sequence[Map]:
-    own = maps_of(found.network, getattr(question.task, part))
-    return _means(own, _quarters(question, part).held_out)  # type: ignore[arg-type]
+def _with_quarters(question: Question, found: Learned, part: Part, *, residual: bool = False) -> Sequence[Map]:
+    fields = getattr(question.task, part)
+    together: list[Any] = [maps_of(found.network, fields), _quarters(question, part).held_out]
+    return _means(*together, *([residuals(fields, 1)] if residual else []))
 
 
 def _quarters(question: Question, part: Part) -> Maps:

@@ -20,7 +20,7 @@ import paper_methods
 import paper_outputs
 import paper_pretrained
 import paper_rows
-from napari_maskcal.training_choice import BARE, SMOOTHED, SPREAD, TURNED
+from napari_maskcal.training_choice import ALL, BARE, SMOOTHED, SPREAD, TURNED
 from paper_fields import GroupSplit, PaperField, crop, drawn_fields, n_calibration, training_fields
 from paper_methods import Maps, Workshop
 from paper_outputs import as_csv, as_markdown, draw, mean_ratio, summary, write_all
@@ -135,12 +135,12 @@ def test_the_default_keeps_what_masks_least_of_the_validation_fields(
     assert {row["kept"] for row in of["residual"]} == {""}
     assert all(row["train_s"] >= 7 for row in of["chosen"])
     for place, row in enumerate(of["chosen"]):
-        assert row["kept"] in (TURNED, SPREAD, SMOOTHED, BARE)
+        assert row["kept"] in (TURNED, ALL, SPREAD, SMOOTHED, BARE)
         if row["kept"] == BARE:
             assert row["masked_share"] == of["residual"][place]["masked_share"]
     # The same, where the validation fields are told to prefer another one.
     monkeypatch.setattr(
-        paper_methods, "validation_shares", lambda maps, q: dict.fromkeys(q.tolerances, (1, 1, 1, 0.5, 1))
+        paper_methods, "validation_shares", lambda maps, q: dict.fromkeys(q.tolerances, (1, 1, 1, 1, 0.5, 1))
     )
     smoothed = Bench.of(own, parse_distance("l1"), seed=0).rows(workshop, ["chosen"])[-3:]
     assert {row["kept"] for row in smoothed} == {SMOOTHED}

@@ -18,6 +18,7 @@ from napari_maskcal.restore.engine import process
 from napari_maskcal.restore.events import CancelToken, PlaneDone, UncertaintyJudged, Warned
 from napari_maskcal.restore.given import Given
 from napari_maskcal.training_choice import (
+    ALL,
     BARE,
     MARGIN,
     SMOOTHED,
@@ -85,22 +86,23 @@ def chosen(
 
 def test_the_spread_is_a_candidate_where_the_restorer_can_be_asked(restorer):
     names = [one.name for one in candidates(plan_for(restorer), network())]
-    assert names == [TRAINED, TURNED, SPREAD, SMOOTHED, BARE]
+    assert names == [TRAINED, TURNED, ALL, SPREAD, SMOOTHED, BARE]
     assert [one.name for one in candidates(plan_for(None), network())] == [TRAINED, SMOOTHED, BARE]
 
 
 @pytest.mark.parametrize(
     ("shares", "kept"),
     [
-        ((0.5, 0.5, 0.5, 0.5, 0.5), TRAINED),
-        ((0.5, 0.46, 0.46, 0.46, 0.46), TRAINED),  # less, but not clearly
-        ((0.5, 0.45, 0.45, 0.45, 0.45), TURNED),
-        ((0.5, 0.45, 0.42, 0.41, 0.405), BARE),  # 0.405 is nine tenths of 0.45, the best at that time
-        ((0.5, 0.45, 0.30, 0.28, 0.28), SPREAD),
-        ((0.5, 0.46, 0.44, 0.44, 0.44), SPREAD),  # against the one kept so far, not the best that was seen
-        ((0.5, 0.9, 0.9, 0.2, 0.19), SMOOTHED),
-        ((0.0, 0.0, 0.0, 0.0, 0.0), TRAINED),
-        ((1.0, 1.0, 1.0, 1.0, 1.0), TRAINED),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5), TRAINED),
+        ((0.5, 0.46, 0.46, 0.46, 0.46, 0.46), TRAINED),  # less, but not clearly
+        ((0.5, 0.45, 0.45, 0.45, 0.45, 0.45), TURNED),
+        ((0.5, 0.45, 0.40, 0.40, 0.40, 0.40), ALL),
+        ((0.5, 0.45, 0.44, 0.42, 0.41, 0.405), BARE),  # 0.405 is nine tenths of 0.45, the best at that time
+        ((0.5, 0.45, 0.45, 0.30, 0.28, 0.28), SPREAD),
+        ((0.5, 0.46, 0.46, 0.44, 0.44, 0.44), SPREAD),  # against the one kept so far, not the best that was seen
+        ((0.5, 0.9, 0.9, 0.9, 0.2, 0.19), SMOOTHED),
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), TRAINED),
+        ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), TRAINED),
     ],
 )
 def test_another_takes_the_place_of_the_trained_network_only_where_it_masks_clearly_less(restorer, shares, kept):
@@ -110,7 +112,7 @@ def test_another_takes_the_place_of_the_trained_network_only_where_it_masks_clea
     assert choice.kept.name == kept
     assert choice.judged == tuple(events)
     assert [(event.done, event.total, event.masked_share) for event in events] == [
-        (i + 1, 5, share) for i, share in enumerate(shares)
+        (i + 1, 6, share) for i, share in enumerate(shares)
     ]
 
 
@@ -127,12 +129,12 @@ def test_whoever_asks_for_the_papers_loss_gets_its_network(restorer):
     "error", [RuntimeError("CUDA out of memory"), ValueError("7 values that are NaN"), MemoryError()]
 )
 def test_a_candidate_that_cannot_be_judged_is_left_out_and_the_training_is_not_lost(restorer, error):
-    choice, events = chosen(plan_for(restorer), 0.5, error, 0.45, error, 0.44)
+    choice, events = chosen(plan_for(restorer), 0.5, error, error, 0.45, error, 0.44)
     assert choice is not None
     assert choice.kept.name == SPREAD
     assert [one.name for one in choice.judged] == [TRAINED, SPREAD, BARE]
     warned = [event.message for event in events if isinstance(event, Warned)]
-    assert [message.partition(" could")[0] for message in warned] == [f"the {TURNED}", f"the {SMOOTHED}"]
+    assert [message.partition(" could")[0] for message in warned] == [f"the {name}" for name in (TURNED, ALL, SMOOTHED)]
     with pytest.raises(type(error)):
         chosen(plan_for(restorer), error)
 
@@ -152,8 +154,12 @@ def test_what_is_not_finite_somewhere_is_no_candidate(restorer, distance):
     judge = Judge(plan, training_fields(2, shape=(64, 64)))
     stream = choose(plan, judge, network(), device="cpu", cancel=CancelToken())
     told = [event.name if isinstance(event, UncertaintyJudged) else event.message for event in stream]
-    assert [name for name in told if name in (TRAINED, TURNED, SPREAD, SMOOTHED, BARE)] == [TRAINED, SMOOTHED, BARE]
-    assert sum("values that are NaN or infinite" in message for message in told) == 2
+    assert [name for name in told if name in (TRAINED, TURNED, ALL, SPREAD, SMOOTHED, BARE)] == [
+        TRAINED,
+        SMOOTHED,
+        BARE,
+    ]
+    assert sum("values that are NaN or infinite" in message for message in told) == 3
 
 
 def test_a_comparison_can_be_stopped_between_two_fields():
@@ -190,21 +196,23 @@ def test_fields_in_which_nothing_is_masked_are_counted():
     assert untouched == 0.75
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_what_is_chosen_is_what_the_bundle_holds_and_the_certificate_is_for(restorer, monkeypatch, tmp_path, place):
     monkeypatch.setattr("napari_maskcal.training_choice.preferred", lambda shares: place)
     plan = plan_for(restorer, tolerance=0.3)
     result = list(stage.training(plan, device="cpu"))[-1].result
-    names = (TRAINED, TURNED, SPREAD, SMOOTHED, BARE)
+    names = (TRAINED, TURNED, ALL, SPREAD, SMOOTHED, BARE)
     assert result.kept == names[place]
     network = result.mask_model.card.network
     assert (network["kind"], network.get("of", {}).get("kind"), network.get("window_px")) == [
-        ("budget", "mask-unet", None), ("budget", "mask-ensemble", None), ("views", None, None),
+        ("budget", "mask-unet", None), *[("budget", "mask-ensemble", None)] * 2, ("views", None, None),
         ("residual", None, 9), ("residual", None, 1),
     ][place]  # fmt: skip
-    title = {TRAINED: "mask network for", TURNED: "mask network and spread for"}.get(result.kept, f"{result.kept} for")
+    titles = {TRAINED: "mask network for", TURNED: "mask network and spread for",
+              ALL: "mask network, spread and residual for"}  # fmt: skip
+    title = titles.get(result.kept, f"{result.kept} for")
     assert result.mask_model.card.name.startswith(title)
-    assert ("beside a mask network" in result.mask_model.card.citation) == (place > 1)
+    assert ("beside a mask network" in result.mask_model.card.citation) == (place > 2)
     assert result.certificate.fingerprint.mask_sha256 == result.mask_model.sha256
     result.save(tmp_path / "mine.maskcal")
     assert read_bundle(tmp_path / "mine.maskcal").card == result.mask_model.card
@@ -241,7 +249,10 @@ def test_the_spread_beside_the_network_is_their_geometric_mean_before_the_budget
         mean = (network()(degraded, restored) * spread_over_turns(restorer, degraded)).sqrt()
         torch.testing.assert_close(made.of(degraded, restored, restorer.network), mean)
         assert (made(degraded, restored, restorer.network) != mean).any()
-    assert made.power == plan.power == 4
+        every: Any = next(one.part.network() for one in candidates(plan, network()) if one.name == ALL)
+        three = (mean**2 * ((restored - degraded).abs() + 1e-3)) ** (1 / 3)
+        torch.testing.assert_close(every.of(degraded, restored, restorer.network), three)
+    assert made.power == every.power == plan.power == 4
 
 
 @pytest.mark.parametrize("factor", [1, 2])
@@ -276,7 +287,7 @@ def test_a_candidate_survives_its_bundle_and_says_the_same_in_the_engine(restore
         write_bundle(path, model.network, model.card, None)
         again = read_bundle(path)
         assert again.sha256 == model.sha256
-        assert again.card.asks_restorer == (candidate.name in (TURNED, SPREAD))
+        assert again.card.asks_restorer == (candidate.name in (TURNED, ALL, SPREAD))
         (plane,) = noisy_planes(1, 96, 128)
         done = [
             event
@@ -290,7 +301,7 @@ def test_a_candidate_survives_its_bundle_and_says_the_same_in_the_engine(restore
 def test_what_asks_for_the_restorer_is_refused_without_one(restorer):
     plan = plan_for(restorer)
     for candidate in candidates(plan, network()):
-        if candidate.name not in (TURNED, SPREAD):
+        if candidate.name not in (TURNED, ALL, SPREAD):
             continue
         model = stage._mask_model(plan, candidate, [], notes="")
         (plane,) = noisy_planes(1, 96, 128)

@@ -23,7 +23,7 @@ from napari_maskcal.restore.events import (
     Warned,
 )
 from napari_maskcal.settings import DEVICE
-from napari_maskcal.training_choice import TRAINED, TURNED, Candidate, choose
+from napari_maskcal.training_choice import ALL, TRAINED, TURNED, Candidate, choose
 from napari_maskcal.training_fields import restored_fields, surveyed_triplets
 from napari_maskcal.training_plan import TrainingPlan, plan_training, plan_warnings, recipe_of
 from napari_maskcal.training_split import Split
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Preview", "Split", "Trained", "TrainingPlan", "plan_training", "recipe_of", "train", "training"]
 
 _LONGEST_NAME = 200  # of a model card
-_TITLES = {TRAINED: "mask network", TURNED: "mask network and spread"}
+_TITLES = {TRAINED: "mask network", TURNED: "mask network and spread", ALL: "mask network, spread and residual"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

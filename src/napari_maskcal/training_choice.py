@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRAINED = "trained network"
 TURNED = "trained network with the restorer's spread"
+ALL = "trained network with the restorer's spread and the residual"
 SPREAD = "restorer's spread"
 SMOOTHED = "smoothed residual"
 BARE = "bare residual"
@@ -59,7 +60,10 @@ def candidates(plan: TrainingPlan, network: MaskNetwork) -> Iterator[Candidate]:
     if plan.restorer.network is not None:
         spread = of_views(mirrors=False)
         if plan.power is not None:
-            yield Candidate(name=TURNED, part=budget_of(mean_of([of_network(network), spread]), power=plan.power))
+            together = [of_network(network), spread]
+            yield Candidate(name=TURNED, part=budget_of(mean_of(together), power=plan.power))
+            together.append(of_residual(window_px=1))
+            yield Candidate(name=ALL, part=budget_of(mean_of(together), power=plan.power))
         yield Candidate(name=SPREAD, part=spread)
     yield Candidate(name=SMOOTHED, part=of_residual(window_px=WINDOW_PX))
     yield Candidate(name=BARE, part=of_residual(window_px=1))

@@ -27,7 +27,7 @@ not taken as a maximum: the order of pixels stays, so a binary mask is the one o
 """
 _LARGEST_WINDOW_PX = 1023
 _MOST_MEMBERS = 64
-_AVERAGED = ("mask-unet", VIEWS)
+_AVERAGED = ("mask-unet", VIEWS, "residual")
 
 
 class Constant(nn.Module):
@@ -212,8 +212,8 @@ class MaskEnsemble(nn.Module):
     Parameters
     ----------
     members
-        The `network` parts of their model cards, of kind ``mask-unet`` or ``views``; their weights are in the state
-        dict, as ``members.0...``, ``members.1...``.
+        The `network` parts of their model cards, of kind ``mask-unet``, ``views`` or ``residual``; their weights are
+        in the state dict, as ``members.0...``, ``members.1...``.
     """
 
     def __init__(self, members: Sequence[dict[str, Any]]) -> None:

@@ -272,7 +272,7 @@ def restorer_card(choice: str) -> tuple[ModelCard | None, str, str | None]:
         return GIVEN_RESTORER.card, GIVEN_RESTORER.sha256, None
     path = model_path(choice, role="restorer")
     try:
-        card, digest = _read_restorer_card(path, _state(path))
+        card, digest = _restorer(path)
     except (ValueError, OSError, MemoryError, ImportError) as error:
         return None, "", str(error)
     return card, digest, None
@@ -286,9 +286,7 @@ def restorer_facts(path: Path) -> tuple[ModelCard, str, str]:
     ValueError
         If the file cannot be read, or nobody has described it yet.
     """
-    if is_native(path):
-        return *_read_restorer_card(path, _state(path)), "napari-maskcal"
-    return *card_of(path), loader_of(path).name
+    return *_restorer(path), "napari-maskcal" if is_native(path) else loader_of(path).name
 
 
 def is_bundle(path: Path) -> bool:
@@ -333,8 +331,17 @@ def _read_content(path: Path, state: tuple[int, int]) -> Content:
     return read_content(path)
 
 
+def _restorer(path: Path) -> tuple[ModelCard, str]:
+    """Return card and hash; a file is read again only when it has changed, what is kept beside it each time."""
+    if is_native(path):
+        return read_card(path), _known_sha256(path)
+    return card_of(path, _known_sha256)
+
+
+def _known_sha256(path: Path) -> str:
+    return _content_sha256(path, _state(path))
+
+
 @lru_cache(maxsize=16)
-def _read_restorer_card(path: Path, state: tuple[int, int]) -> tuple[ModelCard, str]:
-    if not is_native(path):
-        return card_of(path)
-    return read_card(path), content_sha256(path)
+def _content_sha256(path: Path, state: tuple[int, int]) -> str:
+    return content_sha256(path)

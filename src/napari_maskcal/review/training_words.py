@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_maskcal.review.certificate_words import number_of, percent
-from napari_maskcal.training_choice import SPREAD, TRAINED, TURNED, preferred
+from napari_maskcal.training_choice import ALL, SPREAD, TRAINED, TURNED, preferred
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +66,8 @@ def compared_words(kept: str, judged: Sequence[UncertaintyJudged]) -> str:
     if kept == TRAINED:
         asked = "The network was asked for by its loss. " if chosen is not judged[preferred(_shares(judged))] else ""
         return f"{told} {asked}".strip()
-    views = "For the spread the restorer sees each plane in three more views. " if kept in (TURNED, SPREAD) else ""
-    gain = "" if kept == TURNED else "Training gained nothing here: train longer, or on more specimens."
+    views = "For the spread the restorer sees each plane in three more views. " if kept in (TURNED, ALL, SPREAD) else ""
+    gain = "" if kept in (TURNED, ALL) else "Training gained nothing here: train longer, or on more specimens."
     return f"{told} {views}{gain}".strip()
 
 

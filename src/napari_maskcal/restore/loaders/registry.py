@@ -18,6 +18,7 @@ from napari_maskcal.restore.loaders.description import read_description, write_d
 from napari_maskcal.restore.loaders.trust import is_trusted, trust
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from napari_maskcal.models import Restorer
@@ -51,8 +52,13 @@ def loader_of(path: Path) -> Loader:
     raise ValueError(f"{path} is no network that can be read here. {'; '.join(reasons)}")
 
 
-def card_of(path: Path) -> tuple[ModelCard, str]:
+def card_of(path: Path, content: Callable[[Path], str] = content_sha256) -> tuple[ModelCard, str]:
     """Return what is known of a foreign restorer, and its hash, without loading it.
+
+    Parameters
+    ----------
+    content
+        Returns the SHA-256 of the file; for callers that know it already.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def card_of(path: Path) -> tuple[ModelCard, str]:
     ValueError
         See `loader_of`.
     """
-    loader, sha256 = loader_of(path), content_sha256(path)
+    loader, sha256 = loader_of(path), content(path)
     _check_trusted(path, loader, sha256)
     card = read_description(path, sha256)
     if card is None:

@@ -157,8 +157,8 @@ def test_an_ensemble_of_masks_is_the_geometric_mean_of_their_uncertainties():
     [
         ([], "there are 0 members; give 1 to 64"),
         (
-            [{"kind": "residual"}],
-            "an ensemble of masks has a member of kind 'residual'; give those of",
+            [{"kind": "spread"}],
+            "an ensemble of masks has a member of kind 'spread'; give those of",
         ),
         (
             [MASK_UNETS[0], {"widths": [4]}],

@@ -359,7 +359,7 @@ def test_tiled_it_gives_what_the_architecture_gives_for_the_whole_plane(name, tm
 
 
 def test_a_network_that_looks_at_the_whole_plane_is_not_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "_LARGEST_PX", 256)
+    monkeypatch.setattr(probe, "_LONGEST_PX", 256)
     assert opened(as_zip(made(ARCHITECTURES["NAFNet"]).state_dict(), tmp_path / "x.pth")).card.halo_px is None
 
 

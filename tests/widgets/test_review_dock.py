@@ -231,9 +231,9 @@ def broken_restorer(folder: Path, good: Path, kind: str) -> Path:
 
 def test_a_restorer_file_that_cannot_be_read_is_told_beside_the_restorer(desk, trained, tmp_path):
     cases = [
-        ("missing", "does not exist; choose a .safetensors file"),
-        ("pickle", "is a pickle or a PyTorch archive, which can run code"),
-        ("torch archive", "is a pickle or a PyTorch archive, which can run code"),
+        ("missing", "does not exist; choose a file with a network"),
+        ("pickle", "does not say how its network is to be used"),  # weights, for all that is known before a trial
+        ("torch archive", "does not say how its network is to be used"),
         ("truncated", "is not a safetensors file, or is truncated"),
         ("empty", "is not a safetensors file, or is truncated"),
         ("folder", "is a folder; choose a .safetensors file"),

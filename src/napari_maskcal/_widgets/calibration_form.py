@@ -12,6 +12,7 @@ from napari_maskcal._widgets.fields import (
     unbounded_widget,
     whole_number_box,
 )
+from napari_maskcal._widgets.restorer_chooser import RestorerChooser
 from napari_maskcal._widgets.triplet_form import Row, TripletForm
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.review.calibration_request import (
@@ -91,7 +92,7 @@ class CalibrationForm(TripletForm):
     def problems(self) -> list[Problem]:
         """All that stands in the way of measuring."""
         found = resolve_calibration(self.value())
-        problems = found if isinstance(found, list) else []
+        problems = self.restorer.explained(found if isinstance(found, list) else [])
         if fault := device_fault(self.device.value()):
             problems = [*problems, Problem(field="device", message=fault)]
         return problems
@@ -115,8 +116,13 @@ class CalibrationForm(TripletForm):
             "seed": choices.grouping == "one",
         }
 
+    def release_viewer(self) -> None:
+        """Stop listening to the viewer, and trying a restorer."""
+        super().release_viewer()
+        self.restorer.stop()
+
     def _make_widgets(self) -> None:
-        self.restorer = ModelChooser(".safetensors", given="already restored by another tool")
+        self.restorer = RestorerChooser(given="already restored by another tool")
         self.mask_model = ModelChooser(".maskcal", words=_MASK_MODELS)
         self.mask_model.setValue(CALIBRATION_MASK_MODEL.default)
         self.distance = DistanceChooser()

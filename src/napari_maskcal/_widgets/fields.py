@@ -114,7 +114,7 @@ class ModelChooser(QComboBox):
 
     def __init__(self, suffix: str, *, given: str = "", words: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        self._suffix = suffix
+        self._pattern = f"Model (*{suffix})"
         self.addItem("bundled demo", DEMO)
         for title, word in {**(words or {}), **({given: GIVEN} if given else {})}.items():
             self.addItem(title, word)
@@ -131,21 +131,28 @@ class ModelChooser(QComboBox):
         """Choose the bundled model, or a file by its path."""
         value = str(value)
         if self.findData(value) < 0:
-            self.insertItem(1, value, value)
+            name = Path(value).name
+            self.insertItem(1, value if self.findText(name) >= 0 else name, value)
             self.setItemData(1, value, Qt.ItemDataRole.ToolTipRole)  # the whole path
         self.setCurrentIndex(self.findData(value))
         if value != self._value:
             self._value = value
             self.valueChanged.emit(value)
 
+    def choose(self, value: str) -> None:
+        """Take what the user chose."""
+        same = value == self._value
+        self.setValue(value)
+        if same:
+            self.valueChanged.emit(value)
+
     def _activated(self, index: int) -> None:
         chosen = self.itemData(index)
         if chosen is None:
-            chosen, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", f"Model (*{self._suffix})")
-        same = chosen == self._value
-        self.setValue(chosen or self._value)
-        if same:
-            self.valueChanged.emit(self._value)
+            chosen, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", self._pattern)
+        self.setCurrentIndex(self.findData(self._value))  # until another is taken
+        if chosen:
+            self.choose(chosen)
 
 
 class DistanceChooser(QComboBox):

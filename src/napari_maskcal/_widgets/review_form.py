@@ -20,6 +20,7 @@ from napari_maskcal._widgets.fields import (
 )
 from napari_maskcal._widgets.layer_chooser import LayerChooser
 from napari_maskcal._widgets.layers import describe_layer, is_result, named_axes
+from napari_maskcal._widgets.restorer_chooser import RestorerChooser
 from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.review.request import (
     Choices,
@@ -101,7 +102,7 @@ class ReviewForm(QWidget):
     def problems(self) -> list[Problem]:
         """All that stands in the way of a run."""
         found = resolve(self.value())
-        problems = self._in_own_words(found) if isinstance(found, list) else []
+        problems = self.restorer.explained(self._in_own_words(found) if isinstance(found, list) else [])
         if fault := device_fault(self.device.value()):
             problems = [*problems, Problem(field="device", message=fault)]
         return problems
@@ -152,13 +153,14 @@ class ReviewForm(QWidget):
         """Stop listening to the viewer."""
         self.viewer.layers.selection.events.active.disconnect(self.follow_active)
         self.viewer.layers.events.removed.disconnect(self._layer_removed)
+        self.restorer.stop()
         self.restored.release_viewer()
         self.uncertainty.release_viewer()
         if self._input is not None:
             self._input.events.name.disconnect(self._show_name)
 
     def _make_widgets(self) -> None:
-        self.restorer = ModelChooser(".safetensors", given="restored by another tool")
+        self.restorer = RestorerChooser(given="restored by another tool")
         self.restored, self.uncertainty = LayerChooser(self.viewer), LayerChooser(self.viewer)
         self.mask_model = ModelChooser(".maskcal")
         self.axes = parameter_widget(AXES, "")

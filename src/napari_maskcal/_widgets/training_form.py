@@ -6,12 +6,12 @@ from qtpy.QtWidgets import QCheckBox
 from napari_maskcal._widgets.fields import (
     DeviceChooser,
     DistanceChooser,
-    ModelChooser,
     keep_narrow,
     parameter_widget,
     unbounded_widget,
 )
 from napari_maskcal._widgets.places import SaveChooser
+from napari_maskcal._widgets.restorer_chooser import RestorerChooser
 from napari_maskcal._widgets.triplet_form import Row, TripletForm
 from napari_maskcal.review.request import Problem, device_fault
 from napari_maskcal.review.training_request import (
@@ -72,7 +72,7 @@ class TrainingForm(TripletForm):
     def problems(self) -> list[Problem]:
         """All that stands in the way of training."""
         found = resolve_training(self.value())
-        problems = found if isinstance(found, list) else []
+        problems = self.restorer.explained(found if isinstance(found, list) else [])
         if fault := device_fault(self.device.value()):
             problems = [*problems, Problem(field="device", message=fault)]
         return problems
@@ -85,8 +85,13 @@ class TrainingForm(TripletForm):
         """Say which specimens the files give."""
         return specimens_to_train(choices)
 
+    def release_viewer(self) -> None:
+        """Stop listening to the viewer, and trying a restorer."""
+        super().release_viewer()
+        self.restorer.stop()
+
     def _make_widgets(self) -> None:
-        self.restorer = ModelChooser(".safetensors", given="already restored by another tool")
+        self.restorer = RestorerChooser(given="already restored by another tool")
         self.distance = DistanceChooser()
         self.tolerance = unbounded_widget(TRAINING_TOLERANCE, 0.0)
         self.tolerance.native.setSpecialValueText("none: calibrate later")  # shown for the minimum, 0

@@ -53,6 +53,7 @@ def _bundle(choice: str, path: Path, *, verify: bool) -> tuple[dict[str, Any], l
 def _restorer(path: Path, *, agreed: bool, verify: bool) -> tuple[dict[str, Any], list[str]]:
     from napari_maskcal.restore.loaders.base import NotDescribedError
     from napari_maskcal.review.request import restorer_facts
+    from napari_maskcal.review.restorer_words import restorer_lines
 
     if agreed:
         from napari_maskcal.restore.loaders.registry import agree
@@ -65,34 +66,13 @@ def _restorer(path: Path, *, agreed: bool, verify: bool) -> tuple[dict[str, Any]
 
         load_restorer(path)
         card, sha256, file_format = restorer_facts(path)
-    lines = [card.name, f"Format: {file_format}", *_use(card), *_origin(card), f"Fingerprint: {sha256}"]
+    use = (f"{label}: {words}" for label, words in restorer_lines(card))
+    lines = [card.name, f"Format: {file_format}", *use, *_origin(card), f"Fingerprint: {sha256}"]
     if verify:
         from napari_maskcal.restore.loaders.registry import verified
 
         lines.append(f"Verified: {verified(path)}")
     return {"format": file_format, "sha256": sha256, "card": json.loads(card.model_dump_json())}, lines
-
-
-def _use(card: ModelCard) -> Iterator[str]:
-    """Yield how a restorer is used."""
-    channels = card.network.get("channels", 1)
-    colours = f", a network for {channels} colours that is shown grey" if channels != 1 else ""
-    finer = f"{card.scale_factor} times as many pixels along each axis" if card.scale_factor > 1 else "the same size"
-    yield f"Takes: one channel of a plane{colours}, of at least {card.min_size_px} pixels along each axis"
-    yield f"Makes: a plane of {finer}"
-    reach = "the whole plane, which is never cut" if card.halo_px is None else f"{card.halo_px} pixels to each side"
-    yield f"Looks at: {reach}; planes and tiles in steps of {card.stride_px} pixels"
-    yield f"Intensities: {_intensities(card)}"
-
-
-def _intensities(card: ModelCard) -> str:
-    taken = card.takes or card.normalisation
-    return {
-        "percentile": f"from the percentile {taken.low_percentile:g} of the plane to {taken.high_percentile:g}",
-        "range": "from the smallest value of the plane to the largest",
-        "mean_std": "less the mean of the plane, over its standard deviation",
-        "fixed": f"less {taken.offset:g}, over {taken.span:g}",
-    }[taken.kind]
 
 
 def _promised(certificate: Certificate | None) -> Iterator[str]:

@@ -1,0 +1,40 @@
+"""How a restorer is used, as labelled lines, for whoever has to decide whether it is the right one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_maskcal.restore.card import ModelCard, Normalisation
+
+
+def restorer_lines(card: ModelCard) -> list[tuple[str, str]]:
+    """Return all of how a restorer is used: (label, words), in the order to be read."""
+    return [*network_lines(card), ("Intensities", intensity_words(card.takes or card.normalisation))]
+
+
+def network_lines(card: ModelCard) -> list[tuple[str, str]]:
+    """Return what a trial run can show of a restorer: (label, words), in the order to be read."""
+    channels = card.network.get("channels", 1)
+    colours = f"; made for {channels} colours, it gets that channel as each of them" if channels != 1 else ""
+    finer = f"{card.scale_factor} times as many pixels along each axis" if card.scale_factor > 1 else "the same size"
+    reach = "the whole plane, which is never cut" if card.halo_px is None else f"{_pixels(card.halo_px)} to each side"
+    return [
+        ("Takes", f"one channel of a plane, of at least {_pixels(card.min_size_px)} along each axis{colours}"),
+        ("Makes", f"a plane of {finer}"),
+        ("Looks at", f"{reach}; planes and tiles in steps of {_pixels(card.stride_px)}"),
+    ]
+
+
+def intensity_words(taken: Normalisation) -> str:
+    """Return how the intensities of a plane are prepared."""
+    return {
+        "percentile": f"from the percentile {taken.low_percentile:g} of the plane to {taken.high_percentile:g}",
+        "range": "from the smallest value of the plane to the largest",
+        "mean_std": "less the mean of the plane, over its standard deviation",
+        "fixed": f"less {taken.offset:g}, over {taken.span:g}",
+    }[taken.kind]
+
+
+def _pixels(count: int) -> str:
+    return f"{count} pixel" if count == 1 else f"{count} pixels"

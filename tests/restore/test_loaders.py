@@ -113,23 +113,26 @@ class Trap:
 def test_a_pickle_is_refused_and_its_code_not_run(tmp_path, file, protocol):
     trap = tmp_path / "sprung"
     file.write_bytes(pickle.dumps(Trap(trap), protocol=protocol))
-    refused(file, match="pickle or a PyTorch archive, which can run code" if protocol >= 2 else "not a safetensors")
+    refused(file, match="is a pickle, but no checkpoint of torch" if protocol >= 2 else "not a safetensors")
     assert not trap.exists()
     pickle.loads(file.read_bytes())  # noqa: S301 - to show that the trap works
     assert trap.exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_torch_checkpoint_is_refused_with_what_to_do(trained, tmp_path, zipped):
+def test_a_checkpoint_of_an_unknown_architecture_is_refused_with_what_to_do(trained, tmp_path, zipped):
     path = tmp_path / "network.pth"
     torch.save(trained.restorer.network.state_dict(), path, _use_new_zipfile_serialization=zipped)
     assert zipfile.is_zipfile(path) == zipped
-    refused(path, match=r"PyTorch archive, which can run code, and is not opened; convert it to .safetensors first")
+    refused(
+        path,
+        match=r"26 weights .* of an architecture that spandrel does not know; export the network as TorchScript or ONNX",
+    )
 
 
 def test_weights_without_a_card_are_refused(content, file):
     file.write_bytes(save(load(content)))
-    refused(file, match="no napari-maskcal model card; save it with write_restorer")
+    refused(file, match=r"26 weights .* of an architecture that spandrel does not know")
 
 
 def test_a_mask_network_is_no_restorer(content, file):

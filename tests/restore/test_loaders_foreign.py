@@ -367,9 +367,7 @@ def announce(monkeypatch):
 def test_what_a_package_announces_is_asked_for_by_name_and_agreed_to_once(announce):
     entry = Entry("Bright", brighter)
     announce(entry)
-    with pytest.raises(
-        NotTrustedError, match=r"Bright is a restorer of others 1.0, which can run code"
-    ):
+    with pytest.raises(NotTrustedError, match=r"Bright is a restorer of others 1.0, which can run code"):
         load_restorer("bright")
     assert not entry.loaded
     find_plugin("bright", agreed=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_maskcal.models import Restorer
     from napari_maskcal.restore.card import ModelCard
 
-_FOREIGN = ("exported", "torchscript", "onnx_model", "careamics_model", "spandrel_model")
+_FOREIGN = ("bioimage", "exported", "torchscript", "onnx_model", "careamics_model", "spandrel_model")
 """Modules of this folder, in the order in which they are asked; none is imported before a foreign file is opened."""
 _COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation", "takes")
 

@@ -1,0 +1,421 @@
+"""bioimage.io: a network in a zip or a folder, with a description of what it takes and gives, ``rdf.yaml``.
+
+Nothing is ever unpacked to disk, and nothing fetched: a package that keeps a part elsewhere is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
+
+from napari_maskcal.restore.loaders.archives import entries
+from napari_maskcal.restore.loaders.base import LARGEST_FILE, Said, needed
+from napari_maskcal.restore.loaders.bioimage_steps import Steps, steps_of
+from napari_maskcal.restore.loaders.torchscript import first_line
+
+if TYPE_CHECKING:
+    from functools import partial
+    from pathlib import Path
+
+    from torch import nn
+
+_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+_LARGEST_TEXT = 4 * 2**20
+_MOST_NODES = 100_000  # of a description; one of which parts repeat parts may be endless
+_FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
+"""Of weights, the most self-contained first."""
+_RATING = "_get_metadata_completeness"
+_KEYS = (rb"""(?:^|[{,])\s*["']?format_version["']?\s*:""", rb"""(?:^|[{,])\s*["']?type["']?\s*:\s*["']?model\b""")
+_GRIDS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class BioimageIo:
+    """See `napari_maskcal.restore.loaders.base.Loader`."""
+
+    # It may hold TorchScript or source code; what it does hold is known only after its description is read.
+    name, kind, extra, runs_code = "bioimage.io", "bioimageio", "bioimage", True
+
+    def refusal(self, path: Path) -> str:
+        """Return why `path` is no package, or empty."""
+        if path.is_file() and entries(path) is None:
+            return "" if _is_description(path) else "no zip, and no description of a model"
+        return "" if _description_name(path) else f"no {_NAMES[0]} in it"
+
+    def said(self, path: Path) -> Said:
+        """Return what the description says.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or of a network that is not from one plane to one.
+        ImportError
+            If bioimageio.spec is missing.
+        """
+        model = described(_content(path), where=path)
+        image, _, steps = _understood(model, path)
+        sizes = [axis.size for axis in image.axes if axis.type == "space"]
+        factor, halo = _scale_and_halo(model, path)
+        grid, smallest = _grid(sizes)
+        return Said(
+            name=str(model.name),
+            channels=_channels(image),
+            scale_factor=factor,
+            stride_px=grid,
+            halo_px=halo,
+            min_size_px=smallest,
+            normalisation=steps.normalisation,
+            licence="" if model.license is None else str(getattr(model.license, "source", model.license)),
+            citation="; ".join(_cited(entry) for entry in model.cite),
+        )
+
+    def load(self, path: Path) -> nn.Module:
+        """Return the network with the pointwise steps around it.
+
+        Raises
+        ------
+        ValueError
+            See `said`; also if a part is missing, kept elsewhere, or not the one that the description was written for.
+        """
+        model = described(_content(path), where=path)
+        _, batched, steps = _understood(model, path)
+        weights = _weights(model, path)
+        network = _network(weights, Part(path, *_source(weights, path, of=weights.type)))
+        from napari_maskcal.restore.loaders.bioimage_network import Packaged
+
+        return Packaged(network, before=steps.before, after=steps.after, batched=batched)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a package.
+
+    Attributes
+    ----------
+    package
+        Zip, folder, or the description in a folder.
+    name
+        Of the file in it.
+    sha256
+        That its content has to have; None if the description does not say.
+    """
+
+    package: Path
+    name: str
+    sha256: str | None
+
+    def __str__(self) -> str:
+        return f"{self.package}: {self.name}"
+
+    def read_bytes(self) -> bytes:
+        """Return the content, once it is seen to be the one that was described.
+
+        Raises
+        ------
+        ValueError
+            If it is not, or there is none.
+        """
+        if self.sha256 is None and _is_lone(self.package):
+            raise ValueError(
+                f"{self.package} does not say which hash its {self.name} has, so that could be exchanged unnoticed; "
+                f"open the folder {self.package.parent} instead"
+            )
+        content = _read(self.package, self.name)
+        found = hashlib.sha256(content).hexdigest()
+        if self.sha256 is not None and found != self.sha256:
+            raise ValueError(f"{self} has the SHA-256 {found[:12]}…, but the description says {self.sha256[:12]}…")
+        return content
+
+
+def _understood(model: Any, path: Path) -> tuple[Any, bool, Steps]:
+    """Return the one input, whether it takes several images at once, and what is done around the network."""
+    for side, many in (("takes", model.inputs), ("gives", model.outputs)):
+        if len(many) != 1:
+            named = ", ".join(str(one.id) for one in many)
+            raise ValueError(f"{path} {side} {len(many)} images ({named}); a restorer takes one image and gives one")
+    image, answer = model.inputs[0], model.outputs[0]
+    for side, tensor in (("takes", image), ("gives", answer)):
+        if [axis.type for axis in tensor.axes] != ["batch", "channel", "space", "space"]:
+            named = ", ".join(str(axis.id) for axis in tensor.axes)
+            raise ValueError(
+                f"{path} {side} images with the axes {named}; only planes can be used: batch, channel, y, x"
+            )
+        if [str(axis.id) for axis in tensor.axes[2:]] != ["y", "x"]:
+            named = ", ".join(str(axis.id) for axis in tensor.axes[2:])
+            raise ValueError(f"{path} {side} planes along {named}; only those along y, x can be used")
+    taken, given = _channels(image), _channels(answer)
+    if taken not in (1, 3) or given not in (1, taken):
+        raise ValueError(f"{path} makes {given} channels of {taken}; only networks of 1 channel, or of 3, can be used")
+    for axis in image.axes[2:]:
+        if isinstance(axis.size, int):
+            raise ValueError(f"{path} takes planes of {axis.size} pixels along {axis.id} only, so it cannot be tiled")
+        if not hasattr(axis.size, "step"):
+            raise ValueError(
+                f"{path} takes planes whose {axis.id} depends on another axis; only free sizes can be used"
+            )
+    batched = all(tensor.axes[0].size is None for tensor in (image, answer))
+    return image, batched, steps_of(image, answer, where=str(path))
+
+
+def _channels(tensor: Any) -> int:
+    return int(tensor.axes[1].size)
+
+
+def _scale_and_halo(model: Any, path: Path) -> tuple[int, int | None]:
+    """Return how much the network enlarges, and the border that it says is wrong, in pixels of its input."""
+    image, answer = model.inputs[0], model.outputs[0]
+    taken = {str(axis.id): axis for axis in image.axes}
+    factors, halos = set(), [0]
+    for axis in answer.axes[2:]:
+        size = axis.size
+        if isinstance(size, int):
+            raise ValueError(f"{path} always gives {size} pixels along {axis.id}; its answer has to follow its input")
+        if str(getattr(size, "tensor_id", "")) != str(image.id) or str(size.axis_id) != str(axis.id):
+            raise ValueError(f"{path} gives planes whose {axis.id} does not follow that of its input")
+        if size.offset:
+            raise ValueError(f"{path} gives {size.offset:+d} pixels along {axis.id}; it has to keep all of the plane")
+        factors.add(taken[str(axis.id)].scale / axis.scale)
+        halos.append(getattr(axis, "halo", 0))
+    factor = factors.pop()
+    if factors or factor != int(factor) or factor < 1:
+        raise ValueError(f"{path} changes the size by {factor:g}; only whole numbers from 1 on can be used")
+    return int(factor), -(-max(halos) // int(factor)) or None
+
+
+def _grid(sizes: list[Any]) -> tuple[int | None, int]:
+    """Return the step of the sizes that are taken, where it is a grid of its own, and the smallest size."""
+    steps = {size.step for size in sizes}
+    smallest = max(size.min for size in sizes)
+    (step, *others) = steps
+    on_grid = not others and step in _GRIDS and all(size.min % step == 0 for size in sizes)
+    return (step if on_grid else None), smallest
+
+
+def _cited(entry: Any) -> str:
+    return " ".join(str(part) for part in (entry.text, entry.doi or entry.url) if part)
+
+
+def _weights(model: Any, path: Path) -> Any:
+    """Return the weights that can be run here and are in the package."""
+    found = {name: getattr(model.weights, name, None) for name in _FORMATS}
+    there = [entry for entry in found.values() if entry is not None]
+    if not there:
+        others = ", ".join(name for name, entry in model.weights if entry is not None)
+        raise ValueError(f"{path} has weights of {others} only; those of {', '.join(_FORMATS)} can be run")
+    return next((entry for entry in there if not _is_remote(entry.source)), there[0])
+
+
+def _network(weights: Any, part: Part) -> nn.Module:
+    """Return the network of weights in one of `_FORMATS`."""
+    if weights.type == "onnx":
+        from napari_maskcal.restore.loaders.onnx_model import LOADER as ONNX
+
+        return ONNX.load(cast("Path", part))  # which is only read, and named in messages
+    from napari_maskcal.restore.loaders.bioimage_network import script_network, state_network
+
+    if weights.type == "torchscript":
+        return script_network(part.read_bytes(), where=str(part))
+    content = part.read_bytes()
+    return state_network(_maker(weights.architecture, part.package), content, strict=weights.strict, where=str(part))
+
+
+def _maker(architecture: Any, path: Path) -> partial[Any]:
+    """Return what makes the network of a state dict: code of the package, or of a library."""
+    from functools import partial
+
+    from napari_maskcal.restore.loaders.bioimage_network import maker_in_library, maker_in_source
+
+    name = str(architecture.callable)
+    library = getattr(architecture, "import_from", None)
+    if library is not None:
+        return partial(maker_in_library(str(library), name, where=str(path)), **architecture.kwargs)
+    part = Part(path, *_source(architecture, path, of="architecture"))
+    source = part.read_bytes()
+    sha256 = hashlib.sha256(source).hexdigest()
+    return partial(maker_in_source(source, name, sha256=sha256, where=str(part)), **architecture.kwargs)
+
+
+def _is_remote(source: Any) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(source)) is not None
+
+
+def _source(entry: Any, path: Path, *, of: str) -> tuple[str, str | None]:
+    """Return the name and the hash of a file that the description names.
+
+    Raises
+    ------
+    ValueError
+        If it is not in the package.
+    """
+    name = str(entry.source)
+    if _is_remote(name):
+        raise ValueError(f"{path} keeps its {of} at {name}; nothing is fetched: take the package with all its files")
+    pure = PurePosixPath(name.replace("\\", "/"))
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise ValueError(f"{path} keeps its {of} at {name}, outside of the package")
+    return str(pure), None if entry.sha256 is None else str(entry.sha256).lower()
+
+
+def described(content: dict[str, Any], *, where: Path) -> Any:
+    """Return a description as bioimageio.spec understands it, in its newest form; no file that it names is looked at.
+
+    Raises
+    ------
+    ValueError
+        If it is no valid description of a model by itself; `where` names it.
+    ImportError
+        If bioimageio.spec is missing.
+    """
+    try:
+        from bioimageio.spec import InvalidDescr, ValidationContext, build_description
+        from bioimageio.spec.model import ModelDescr_v0_4, ModelDescr_v0_5
+    except ImportError:
+        raise library_needed() from None
+    for version in (ModelDescr_v0_4, ModelDescr_v0_5):
+        _rate_or_leave_it(version)
+    # With it the library would look up another model in the net, whatever it is told.
+    if any(isinstance(one, dict) and one.get("output_of") for one in _listed(content.get("inputs"))):
+        raise ValueError(f"{where} takes what another model gives (output_of); only a network by itself can be used")
+    context = ValidationContext(root=where.parent.absolute(), perform_io_checks=False, log_warnings=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of older versions that are brought up to date
+            model: Any = build_description(content, context=context, format_version="latest")
+    except Exception as error:  # noqa: BLE001 - its converters raise whatever they trip over
+        raise ValueError(f"{where} has a description that cannot be read: {first_line(error)}") from None
+    if isinstance(model, InvalidDescr):
+        raise ValueError(f"{where} has a description that is not valid: {_first_fault(model)}")
+    return model
+
+
+def library_needed() -> ImportError:
+    """Return the error to raise where bioimageio.spec is missing."""
+    return needed("bioimageio.spec", extra="bioimage", file_format="bioimage.io")
+
+
+def _rate_or_leave_it(description: Any) -> None:
+    """Let a description be read where the library cannot rate how complete it is.
+
+    bioimageio.spec up to 0.5.12, which bioimageio.core 0.11 insists on, does that in a way that pydantic refuses from
+    2.14 on, and so took no description of a model at all.
+    """
+    rate = getattr(description, _RATING, None)
+    if rate is None or getattr(rate, "may_fail", False):
+        return
+
+    def rated(self: Any) -> float:
+        try:
+            return float(rate(self))
+        except Exception:  # noqa: BLE001 - the number is for the library's own report, which is not shown
+            return 0.0
+
+    marked: Any = rated
+    marked.may_fail = True
+    setattr(description, _RATING, marked)
+
+
+def _first_fault(model: Any) -> str:
+    faults = [fault for detail in model.validation_summary.details for fault in detail.errors]
+    if not faults:
+        return "it gives no reason"
+    where = ".".join(str(part) for part in faults[-1].loc)
+    return first_line(ValueError(f"{where}: {faults[-1].msg}"))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the description as it is written.
+
+    Raises
+    ------
+    ValueError
+        If it is none of a model; it is checked before anything walks through it.
+    """
+    name = path.name if _is_lone(path) else _description_name(path)
+    raw = _read(path, name, largest=_LARGEST_TEXT)
+    try:
+        from bioimageio.spec.utils import read_yaml
+    except ImportError:
+        raise library_needed() from None
+    try:
+        content: Any = read_yaml(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: {name} is not UTF-8, as a description has to be") from None
+    except Exception as error:  # noqa: BLE001 - the YAML library has a class for each fault
+        raise ValueError(f"{path}: {name} is not valid YAML: {first_line(error)}") from None
+    if not isinstance(content, dict) or content.get("type", "model") != "model":
+        kind = content.get("type") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: {name} describes a {kind} and no model")
+    _check_size(content, f"{path}: {name}")
+    described: dict[str, Any] = content
+    return described
+
+
+def _check_size(content: Any, where: str) -> None:
+    """Refuse what repeats itself again and again: a few lines of YAML can stand for more than memory holds."""
+    left, seen = [content], 0
+    while left:
+        seen += 1
+        if seen > _MOST_NODES:
+            raise ValueError(f"{where} has more than {_MOST_NODES} values, more than a description has")
+        value = left.pop()
+        left.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+
+
+def _is_lone(path: Path) -> bool:
+    return path.is_file() and entries(path) is None
+
+
+def _is_description(path: Path) -> bool:
+    """Whether a file is the description itself."""
+    if path.stat().st_size > _LARGEST_TEXT:
+        return False
+    text = path.read_bytes()
+    return b"\0" not in text and all(re.search(key, text, re.MULTILINE) for key in _KEYS)
+
+
+def _description_name(path: Path) -> str:
+    """Return the name of the description at the top of a zip or a folder, or empty."""
+    names = {p.name for p in path.iterdir() if p.is_file()} if path.is_dir() else set(entries(path) or ())
+    return next((name for name in _NAMES if name in names), "")
+
+
+def _read(path: Path, name: str, *, largest: int = LARGEST_FILE) -> bytes:
+    """Return a file of a package, by its name in it."""
+    if path.is_dir() or _is_lone(path):
+        return _read_beside(path if path.is_dir() else path.parent, name, largest)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(name)
+            _check_length(info.file_size, f"{path}: {name}", largest)
+            return archive.read(info)
+    except KeyError:
+        raise ValueError(f"{path} does not hold {name}, which its description names") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: {name} cannot be read: {first_line(error)}") from None
+
+
+def _read_beside(folder: Path, name: str, largest: int) -> bytes:
+    file = folder / name
+    if file.resolve() != folder.resolve() / name:
+        raise ValueError(f"{folder}: {name} is a link, or lies outside of the folder; put the file itself there")
+    if not file.is_file():
+        raise ValueError(f"{folder} does not hold {name}, which its description names")
+    _check_length(file.stat().st_size, str(file), largest)
+    return file.read_bytes()
+
+
+def _check_length(length: int, where: str, largest: int) -> None:
+    if length > largest:
+        raise ValueError(f"{where} has {length / 2**20:.0f} MiB, more than the {largest / 2**20:.0f} that are allowed")
+
+
+LOADER = BioimageIo()

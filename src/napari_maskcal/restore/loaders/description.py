@@ -57,7 +57,16 @@ def _read(place: Path, sha256: str) -> ModelCard | None:
         known, card = content["sha256"], content["card"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{place} is no description of a network; remove it, and it is made anew") from None
-    return parse_card(json.dumps(card), source=str(place)) if known == sha256 else None
+    if known != sha256:
+        return None
+    found = parse_card(json.dumps(card), source=str(place))
+    channels = found.network.get("channels", 1)
+    if found.role != "restorer" or not isinstance(channels, int) or channels not in (1, 3):
+        raise ValueError(
+            f"{place} describes no restorer of 1 or 3 channels, but a {found.role} network of {str(channels)[:40]}; "
+            "remove it, and it is made anew"
+        )
+    return found
 
 
 def _own_place(sha256: str) -> Path:

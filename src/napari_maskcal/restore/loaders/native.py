@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CARD_KEY = "napari_maskcal"
 _LARGEST_FILE = 4 * 2**30
+_LONGEST_SPEC = 10_000  # characters; thousands of layers take seconds to build, even where they take no memory
 _LARGEST_HEADER = 100 * 2**20  # that safetensors itself allows
 
 
@@ -112,7 +113,9 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
     try:
         check_kind(kind, role=card.role)
     except ValueError as error:
-        raise ValueError(f"{source} has {error}") from None
+        raise ValueError(f"{source} has {_first_line(error)}") from None
+    if len(str(card.network)) > _LONGEST_SPEC:
+        raise ValueError(f"{source}: its card names a network of more parts than can be built here")
     try:
         with torch.device("meta"):  # no memory is taken for sizes that the card only claims
             network = make_network(card.network, role=card.role)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.loaders.base import Said, needed
+from napari_maskcal.restore.loaders.onnx_wire import is_model, parts
 from napari_maskcal.restore.loaders.torchscript import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
 
-_LENGTHS = {1: 8, 5: 4}  # of protobuf's fixed wire types
-_GRAPH, _OPSETS = 7, 8  # fields of a ModelProto
-_ELSEWHERE = b"\n\x08location\x12"  # the key of a tensor's external_data
+_CHANNELS = (1, 3)
+_FLOAT32 = "tensor(float)"
 
 
 class Onnx:
@@ -27,8 +26,7 @@ class Onnx:
         """Return why `path` is no ONNX model, or empty."""
         if not path.is_file():
             return "no file"
-        fields = _top_fields(path)
-        return "" if fields is not None and {_GRAPH, _OPSETS} <= fields else "no graph in it"
+        return "" if is_model(path) else "no graph in it"
 
     def said(self, path: Path) -> Said:
         """Return the channels that the graph takes.
@@ -36,86 +34,70 @@ class Onnx:
         Raises
         ------
         ValueError
-            If it takes more than one image, or images of one size only.
+            If it takes or gives more than one image, images of one size only, or no float32.
         """
-        session = _session(path, ["CPUExecutionProvider"])
-        inputs = session.get_inputs()
-        if len(inputs) != 1:
-            named = ", ".join(one.name for one in inputs)
-            raise ValueError(f"{path} takes {len(inputs)} inputs ({named}); a restorer takes one image")
-        shape = inputs[0].shape
-        if len(shape) != 4:
-            raise ValueError(f"{path} takes arrays of {len(shape)} axes; a restorer of planes takes (N, C, Y, X)")
-        if fixed := [n for n in shape[2:] if isinstance(n, int)]:
-            raise ValueError(
-                f"{path} takes planes of {fixed[0]} pixels along an axis only; export it with dynamic axes for Y and X"
-            )
-        return Said(channels=shape[1] if isinstance(shape[1], int) else None)
+        return _said(_session(path, path.read_bytes(), ["CPUExecutionProvider"]), path)
 
     def load(self, path: Path) -> nn.Module:
         """Return the graph as a module that runs where its input is."""
         from napari_maskcal.restore.loaders.onnx_session import OnnxNetwork
 
-        self.said(path)
-        return OnnxNetwork(lambda providers: _session(path, providers), batched=_is_batched(path))
+        content = path.read_bytes()  # kept: a session for another device must not read another file of this name
+        session = _session(path, content, ["CPUExecutionProvider"])
+        _said(session, path)
+        batched = not isinstance(session.get_inputs()[0].shape[0], int)
+        return OnnxNetwork(lambda providers: _session(path, content, providers), batched=batched)
 
 
-def _is_batched(path: Path) -> bool:
-    """Whether the graph takes several images at once."""
-    first = _session(path, ["CPUExecutionProvider"]).get_inputs()[0].shape[0]
-    return not isinstance(first, int)
+def _said(session: Any, path: Path) -> Said:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    for ports, what, does in ((inputs, "inputs", "takes"), (outputs, "outputs", "gives")):
+        if len(ports) != 1:
+            named = ", ".join(port.name[:40] for port in ports[:4])
+            raise ValueError(f"{path} {does} {len(ports)} {what} ({named}); a restorer {does} one image")
+        if ports[0].type != _FLOAT32:
+            raise ValueError(f"{path} {does} {ports[0].type[:80]}; export it for float32, tensor(float)")
+    shape = inputs[0].shape
+    if len(shape) != 4:
+        raise ValueError(f"{path} takes arrays of {len(shape)} axes; a restorer of planes takes (N, C, Y, X)")
+    if fixed := [n for n in shape[2:] if isinstance(n, int)]:
+        raise ValueError(
+            f"{path} takes planes of {fixed[0]} pixels along an axis only; export it with dynamic axes for Y and X"
+        )
+    channels = shape[1] if isinstance(shape[1], int) else None
+    if channels not in (None, *_CHANNELS):
+        raise ValueError(f"{path} takes images of {channels} channels; a restorer of planes takes 1, or 3 for colours")
+    return Said(channels=channels)
 
 
-def _session(path: Path, providers: list[str]) -> Any:
+def _session(path: Path, content: bytes, providers: list[str]) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise needed("onnxruntime", extra="onnx", file_format="ONNX") from None
-    content = path.read_bytes()
-    if _ELSEWHERE in content:
-        raise ValueError(
-            f"{path} keeps its weights in another file, which could be exchanged unnoticed; save it as one file"
-        )
+    _check(path, content)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # It would look for a format of its own, in which what was checked may stand elsewhere.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # noqa: BLE001 - onnxruntime has a class for each of its states
         raise ValueError(f"{path} cannot be read as ONNX: {first_line(error)}") from None
 
 
-def _top_fields(path: Path) -> set[int] | None:
-    """Return the numbers of a protobuf message's fields, their contents skipped; None if it is no such message."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-
-        def numbers() -> Iterator[int]:
-            while file.tell() < size:
-                tag = _varint(file)
-                wire = tag & 7
-                if wire == 0:
-                    _varint(file)
-                else:
-                    skipped = _varint(file) if wire == 2 else _LENGTHS[wire]
-                    if file.tell() + skipped > size:
-                        raise ValueError
-                    file.seek(skipped, 1)
-                yield tag >> 3
-
-        try:
-            return set(numbers())
-        except (ValueError, KeyError, IndexError):
-            return None
-
-
-def _varint(file: Any) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = int(file.read(1)[0])
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value
-    raise ValueError
+def _check(path: Path, content: bytes) -> None:
+    """Refuse a graph that reads other files, or that may run for ever."""
+    try:
+        reads_others, loops = any(True for _ in parts(content, "elsewhere")), b"Loop" in parts(content, "operator")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as ONNX: {error}") from None
+    if reads_others:
+        raise ValueError(
+            f"{path} keeps its weights in another file, which could be exchanged unnoticed; save it as one file"
+        )
+    if loops:
+        raise ValueError(f"{path} has a loop, of which nobody knows how long it runs; export it with loops unrolled")
 
 
 LOADER = Onnx()

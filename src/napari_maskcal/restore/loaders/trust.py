@@ -8,6 +8,8 @@ from pathlib import Path
 
 from napari_maskcal.read.atomic import write_atomically
 
+_LARGEST = 16 * 2**20
+
 
 def is_trusted(sha256: str) -> bool:
     """Whether the user has agreed to files of this content."""
@@ -24,10 +26,12 @@ def trust(sha256: str, *, name: str) -> None:
 
 def _agreed() -> dict[str, dict[str, str]]:
     place = _place()
+    if not place.exists():
+        return {}
+    if not place.is_file() or place.stat().st_size > _LARGEST:
+        raise ValueError(f"{place}, the list of files that you agreed to, is no file of a sensible size; remove it")
     try:
         content = json.loads(place.read_bytes())
-    except FileNotFoundError:
-        return {}
     except (ValueError, OSError, RecursionError):
         raise ValueError(f"{place}, the list of files that you agreed to, cannot be read; remove it") from None
     if not isinstance(content, dict):

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_an_unknown_architecture_is_refused_with_what_to_do(trai
     assert zipfile.is_zipfile(path) == zipped
     refused(
         path,
-        match=r"26 weights .* of an architecture that spandrel does not know; export the network as TorchScript or ONNX",
+        match=r"26 weights .* of an architecture that spandrel does not know; export the network",
     )
 
 

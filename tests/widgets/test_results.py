@@ -661,11 +661,11 @@ def test_a_constant_plane_that_comes_first_leaves_old_results_visible(desk):
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, when: Callable[[Any], bool]) -> list[int]:
     forward, widths = Pair.forward, []
 
-    def forward_or_fail(self: Pair, degraded: Any) -> Any:
+    def forward_or_fail(self: Pair, degraded: Any, **units: Any) -> Any:
         widths.append(degraded.shape[-1])
         if when(degraded):
             raise error
-        return forward(self, degraded)
+        return forward(self, degraded, **units)
 
     monkeypatch.setattr(Pair, "forward", forward_or_fail)
     return widths

@@ -125,7 +125,8 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         with _strictly():
             yield
-    except (OSError, ValueError, IndexError, struct.error, zlib.error, tifffile.TiffFileError) as error:
+    # RuntimeError: those of imagecodecs, which tifffile decompresses with where it is installed.
+    except (OSError, ValueError, IndexError, RuntimeError, struct.error, zlib.error, tifffile.TiffFileError) as error:
         raise ValueError(f"{path} cannot be read as TIFF: {error}") from error
 
 

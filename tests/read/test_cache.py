@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -102,18 +103,30 @@ def test_threads_share_one(cache):
 
 def test_two_processes_write_at_once(tmp_path):
     program = """
-import sys
+import sys, time
 from pathlib import Path
 from napari_maskcal.read.cache import Cache
-cache = Cache(Path(sys.argv[1]))
-for i in range(200):
-    cache.put(f"{sys.argv[2]} {i}", b"x")
-print(cache.fault)
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for folder in range(30):
+    while time.time() < start + 0.05 * folder:
+        pass
+    cache = Cache(Path(sys.argv[1]) / str(folder))
+    for i in range(10):
+        cache.put(f"{sys.argv[2]} {i}", b"x")
+    print(cache.fault, end="")
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
-    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"]  # noqa: S603
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen([*command, name], stdin=pipe, stdout=pipe, text=True) for name in "ab"]  # noqa: S603
+    assert [process.stdout.readline().strip() for process in running] == ["ready", "ready"]
+    start = time.time() + 0.1
+    for process in running:  # both make each file at the same time
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
     assert [process.communicate(timeout=60)[0].strip() for process in running] == ["", ""]
-    assert len(Cache(tmp_path).get_many([f"{name} {i}" for name in "ab" for i in range(200)])) == 400
+    keys = [f"{name} {i}" for name in "ab" for i in range(10)]
+    assert all(len(Cache(tmp_path / str(folder)).get_many(keys)) == 20 for folder in range(30))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")

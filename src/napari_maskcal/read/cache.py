@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES = 256 * 2**20
 _DIGEST_BYTES = 16
+_WAIT_S = 5.0  # for another process that holds the file
 _AT_ONCE = 500  # SQLite's oldest limit on the values of one statement is 999
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB NOT NULL)"
@@ -94,14 +96,14 @@ class Cache:
             return None
         if self._connection is None or self._process != os.getpid():  # SQLite must not be carried over a fork
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+            connection = sqlite3.connect(self.path, timeout=_WAIT_S, check_same_thread=False)
+            try:
+                _prepare(connection)
+            except sqlite3.Error:
+                connection.close()
+                raise
             self._connection, self._process = connection, os.getpid()
             weakref.finalize(self, _close, connection, os.getpid())
-            # Readers don't wait for a writer; a power cut loses the last entries, never the file.
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            with connection:
-                connection.execute(_CREATE)
         return self._connection
 
     def _select(self, keys: list[str]) -> dict[str, bytes]:
@@ -133,6 +135,23 @@ class Cache:
         if self._connection is not None:
             _close(self._connection, self._process)
             self._connection = None
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    # Two processes that turn one file to WAL at the same time are refused at once, without SQLite's own wait.
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            # Readers don't wait for a writer; a power cut loses the last entries, never the file.
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    with connection:
+        connection.execute(_CREATE)
 
 
 def _close(connection: sqlite3.Connection, process: int) -> None:

@@ -271,6 +271,67 @@ def test_to_leave_the_dialog_is_to_keep_the_proposal(bench, file):
     assert bench.told == [str(path)]
 
 
+def about(bench: Bench) -> int:
+    return bench.chooser.findText("how mine.onnx is used…")
+
+
+def test_how_a_file_is_used_can_be_looked_at_again_and_changed(bench, file):
+    path = file("mine.onnx")
+    bench.choose(path)
+    assert about(bench) < 0  # not before it is chosen
+    bench.dialog.accept()
+    bench.chooser.activated.emit(about(bench))
+    assert bench.chooser.currentText() == "mine.onnx"
+    assert bench.dialog.cancel_button.text() == "Leave it as it is"
+    assert bench.dialog.findChildren(QLabel)[0].text() == "How mine.onnx is used"
+    before = load_restorer(path)
+    bench.dialog.reject()
+    assert bench.told == [str(path)]
+    assert load_restorer(path).sha256 == before.sha256
+    bench.chooser.activated.emit(about(bench))
+    bench.dialog.preparation.setCurrentText("from the smallest to the largest value")
+    bench.dialog.accept()
+    assert bench.told == [str(path)] * 2  # the form looks again: to it, this is another restorer
+    assert load_restorer(path).card.takes == Normalisation(kind="range")
+    assert load_restorer(path).sha256 != before.sha256
+    bench.chooser.activated.emit(about(bench))
+    assert bench.dialog.preparation.currentText() == "from the smallest to the largest value"
+    bench.dialog.reject()
+
+
+def test_only_files_that_were_described_offer_to_say_how_they_are_used(bench, file, trained):
+    path = file("mine.onnx")
+    bench.choose(path)
+    bench.dialog.accept()
+    assert about(bench) == bench.chooser.count() - 2
+    for other in ("demo", "given", str(trained.restorer_path), str(path.with_name("missing.onnx"))):
+        bench.chooser.setValue(other)
+        assert not any("is used" in bench.chooser.itemText(i) for i in range(bench.chooser.count())), other
+    bench.chooser.setValue(path)
+    assert about(bench) == bench.chooser.count() - 2
+
+
+def test_a_file_that_was_replaced_is_tried_anew_rather_than_shown_as_it_was(bench, file, written):
+    path = file("mine.onnx")
+    bench.choose(path)
+    bench.dialog.accept()
+    path.write_bytes(written["seven.onnx"])
+    bench.chooser.activated.emit(about(bench))
+    bench.qtbot.waitUntil(lambda: not bench.chooser.runner.running, timeout=PATIENCE_MS)
+    assert "7 channels" in bench.faults[0]
+
+
+def test_what_is_said_of_a_file_set_from_elsewhere_names_no_command(bench, file):
+    bench.chooser.setValue(file("mine.pt"))
+    (fault,) = bench.faults
+    assert fault.endswith(
+        "mine.pt can run code, and nobody agreed to open it yet; choose it once more, and you are asked"
+    )
+    bench.chooser.setValue(file("mine.onnx"))
+    (fault,) = bench.faults
+    assert fault.endswith("choose it once more, and it is tried")
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("half.pt", "only networks that keep the size, or enlarge it"), ("seven.onnx", "7 channels")]
 )

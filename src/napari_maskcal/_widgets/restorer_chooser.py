@@ -1,6 +1,7 @@
 """The chooser of restorers: files of any format, agreed to and tried when they are chosen."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from napari_maskcal.restore.card import ModelCard
 from napari_maskcal.restore.events import Done, Event, Failed
 from napari_maskcal.restore.kinds import GIVEN
 from napari_maskcal.restore.loaders.base import NotDescribedError, NotTrustedError, content_sha256
-from napari_maskcal.restore.loaders.description import write_description
+from napari_maskcal.restore.loaders.description import read_description, write_description
+from napari_maskcal.restore.loaders.native import is_native
 from napari_maskcal.restore.loaders.registry import loader_of
 from napari_maskcal.restore.loaders.trust import trust
 from napari_maskcal.review.request import Problem, restorer_card, restorer_facts
 
 _PATTERN = "Networks (*.pt2 *.pt *.pth *.ts *.onnx *.zip *.safetensors *.ckpt);;All files (*)"
+_ABOUT = "\0about"  # the entry that shows again how a file is used; no path
 _SHOWN_OF_SHA256 = 16
 _ROOM_PX = 90  # of the words around a file's name, and of the arrow
 
@@ -31,7 +34,7 @@ class RestorerChooser(ModelChooser):
 
     Before a file that can run code is opened, the user is asked. One that does not say how its network is used is
     tried in a thread, and what was found is shown. The earlier choice stays until the new one can be used, or what
-    is wrong with it can be said.
+    is wrong with it can be said. What was said of a file once can be looked at again, and changed.
     """
 
     _dropped = Signal(str)
@@ -52,6 +55,9 @@ class RestorerChooser(ModelChooser):
     def choose(self, value: str) -> None:
         """Take what the user chose, once it is agreed to and described; the last two may take a while."""
         if self.runner.running or self._dialog is not None:
+            return
+        if value == _ABOUT:
+            self._show_again()
             return
         self._fault = ("", "", "")
         hurdle = _hurdle(value)
@@ -74,9 +80,13 @@ class RestorerChooser(ModelChooser):
         """Choose a restorer as it is, without a question or a trial; a trial under way is forgotten."""
         self.stop()
         super().setValue(value)
+        self._offer_about()
 
     def explained(self, problems: list[Problem]) -> list[Problem]:
-        """Return the problems of a form, with what a trial of the restorer has shown."""
+        """Return the problems of a form, with what a trial of the restorer has shown, and what to do here."""
+        hurdle = _hurdle(self.value())
+        if hurdle is not None and self._fault[0] != self.value():
+            return [replace(one, message=_remedy(hurdle)) if one.message == str(hurdle) else one for one in problems]
         value, known, shown = self._fault
         others = [problem for problem in problems if problem.message != known]
         if value != self.value() or (known and len(others) == len(problems)):
@@ -143,12 +153,35 @@ class RestorerChooser(ModelChooser):
         if isinstance(event, Failed):
             self._take_faulty(str(path), event.error)
         elif isinstance(event, Done):
-            card, sha256 = event.result
-            self._dialog = dialog = RestorerDialog(path.name, card, self)
-            dialog.finished.connect(lambda result: self._described(path, card, sha256, result))
-            dialog.open()
+            self._ask(path, *event.result, again=False)
 
-    def _described(self, path: Path, card: ModelCard, sha256: str, result: int) -> None:
+    def _offer_about(self) -> None:
+        """Offer to show how the chosen file is used, if it is one of others that was described."""
+        if (index := self.findData(_ABOUT)) >= 0:
+            self.removeItem(index)
+        if self.value() not in (DEMO, GIVEN) and _is_described(Path(self.value())):
+            self.insertItem(self.count() - 1, f"how {Path(self.value()).name} is used…", _ABOUT)
+
+    def _show_again(self) -> None:
+        """Show how the chosen file is used, and let it be changed; it may be another file by now."""
+        path = Path(self.value())
+        try:
+            sha256 = content_sha256(path)
+            card = read_description(path, sha256)
+        except (ValueError, OSError) as error:
+            self._take_faulty(str(path), error)
+            return
+        if card is None:
+            self.choose(str(path))
+        else:
+            self._ask(path, card, sha256, again=True)
+
+    def _ask(self, path: Path, card: ModelCard, sha256: str, *, again: bool) -> None:
+        self._dialog = dialog = RestorerDialog(path.name, card, self, again=again)
+        dialog.finished.connect(lambda result: self._described(path, card, sha256, result, again=again))
+        dialog.open()
+
+    def _described(self, path: Path, card: ModelCard, sha256: str, result: int, *, again: bool) -> None:
         """Keep what the user said of a file, beside what the trial showed."""
         dialog, self._dialog = self._dialog, None
         if dialog is None:  # closed from here
@@ -160,6 +193,8 @@ class RestorerChooser(ModelChooser):
             except (ValueError, OSError) as error:
                 self._take_faulty(str(path), error)
                 return
+        elif again:
+            return
         super().choose(str(path))
 
     def _take_faulty(self, value: str, error: Exception) -> None:
@@ -181,6 +216,13 @@ def _hurdle(value: str) -> NotTrustedError | NotDescribedError | None:
     return None
 
 
+def _remedy(hurdle: NotTrustedError | NotDescribedError) -> str:
+    """Return what is said where no command is typed."""
+    if isinstance(hurdle, NotTrustedError):
+        return f"{hurdle.path} can run code, and nobody agreed to open it yet; choose it once more, and you are asked"
+    return f"{hurdle.path} does not say how its network is to be used; choose it once more, and it is tried"
+
+
 def _trial(path: Path) -> Iterator[Event]:
     """Load a restorer, which describes it; runs in a thread, so torch is first imported here."""
     try:
@@ -190,6 +232,14 @@ def _trial(path: Path) -> Iterator[Event]:
         yield Done(result=(load_restorer(path).card, sha256))
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a file is a restorer of others that can be used, and so was described."""
+    try:
+        return path.exists() and not is_native(path) and restorer_card(str(path))[0] is not None
+    except (ValueError, OSError):
+        return False
 
 
 def _file_of(event: Any) -> str:

@@ -31,6 +31,7 @@ _HINTS = {
 }
 _SAID = "What the file says of it is proposed."
 _UNSAID = "The file does not say; whoever trained the network knows. Proposed is the usual way."
+_SAID_EARLIER = "This is how it is used now."
 _AFTER = (
     "Your answer is kept beside the file. With another one this is another restorer, "
     "for which mask models have to be calibrated anew."
@@ -42,12 +43,13 @@ _WIDTH_PX = 520
 class RestorerDialog(QDialog):
     """Shows how a restorer is used, as a trial run found it, and asks what no trial run can find.
 
-    Proposed is what `card` has; `takes` returns what is chosen. To leave the dialog is to keep the proposal.
+    Proposed is what `card` has; `takes` returns what is chosen. To leave the dialog is to keep the proposal, which
+    `again` is what was said earlier.
     """
 
-    def __init__(self, name: str, card: ModelCard, parent: QWidget | None = None) -> None:
+    def __init__(self, name: str, card: ModelCard, parent: QWidget | None = None, *, again: bool = False) -> None:
         super().__init__(parent)
-        self._card = card
+        self._card, self._again = card, again
         self._proposed = card.takes or card.normalisation
         self.setWindowTitle("How this restorer is used")
         self.setMinimumWidth(_WIDTH_PX)
@@ -86,7 +88,7 @@ class RestorerDialog(QDialog):
         self._numbers = (self.offset.value(), self.span.value())
 
     def _lay_out(self, name: str) -> None:
-        heading = _plain(f"{name} can be used", style="font-weight: bold;")
+        heading = _plain(f"How {name} is used" if self._again else f"{name} can be used", style="font-weight: bold;")
         found = QFormLayout()
         found.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for label, words in network_lines(self._card):
@@ -94,7 +96,8 @@ class RestorerDialog(QDialog):
         self.hint = _plain()
         buttons = QDialogButtonBox()
         self.ok_button = buttons.addButton(QDialogButtonBox.StandardButton.Ok)
-        self.cancel_button = buttons.addButton("Keep the proposal", QDialogButtonBox.ButtonRole.RejectRole)
+        leave = "Leave it as it is" if self._again else "Keep the proposal"
+        self.cancel_button = buttons.addButton(leave, QDialogButtonBox.ButtonRole.RejectRole)
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
@@ -103,7 +106,8 @@ class RestorerDialog(QDialog):
         column.addLayout(found)
         column.addSpacing(12)
         column.addWidget(_plain("How were intensities prepared when it was trained?", style="font-weight: bold;"))
-        column.addWidget(_plain(_SAID if self._card.takes else _UNSAID))
+        known = _SAID if self._card.takes else _UNSAID
+        column.addWidget(_plain(_SAID_EARLIER if self._again else known))
         column.addWidget(self.preparation)
         column.addWidget(self._numbers_row())
         column.addWidget(self.hint)

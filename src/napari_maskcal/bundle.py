@@ -21,6 +21,7 @@ from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves
 from napari_maskcal.models import MaskModel
 from napari_maskcal.read.atomic import write_atomically
+from napari_maskcal.read.names import shown
 from napari_maskcal.restore.card import ModelCard, first_fault, nested
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
@@ -239,7 +240,7 @@ def _read_parts(path: Path) -> dict[str, bytes]:
 def _wrong_parts(path: Path, names: Iterable[str]) -> ValueError:
     return ValueError(
         f"{path} is not a .maskcal bundle: it should hold {', '.join(_LARGEST_PART)} (without a certificate not the "
-        f"last), and holds {', '.join(list(names)[:6]) or 'nothing'}"
+        f"last), and holds {', '.join(shown(name) for name in list(names)[:6]) or 'nothing'}"
     )
 
 

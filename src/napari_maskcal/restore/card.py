@@ -16,7 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
-from napari_maskcal.read.names import as_compared
+from napari_maskcal.read.names import as_compared, shown
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
 from napari_maskcal.restore.kinds import BUDGET_CELL_PX, VIEWS
 
@@ -221,5 +221,5 @@ def parse_card(text: str, *, source: str) -> ModelCard:
 def first_fault(error: ValidationError) -> str:
     """One line for the first of pydantic's complaints."""
     fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    where = shown(".".join(str(part) for part in fault["loc"]))[1:-1]
     return f"{where}: {fault['msg']}" if where else str(fault["msg"])

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
+from napari_maskcal.read.names import shown
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
@@ -16,7 +18,6 @@ _MOST_ENTRIES = 20_000
 _MOST_BYTES = 8 * 2**30
 _LARGEST_LIST = 400 * _MOST_ENTRIES  # bytes
 _LARGEST_RATIO = 200  # weights hardly shrink; a thousandfold is a bomb
-_LONGEST_NAME = 80  # in messages
 _END = struct.Struct("<4s8xL4xH")  # the record that a zip ends with: mark, bytes of the list of entries, of a comment
 _WIDE_END = struct.Struct("<4s36xQ8x4s16x")  # the same of large zips, and what points to it; both lie before that one
 
@@ -52,7 +53,7 @@ def check_entries(infos: list[zipfile.ZipInfo], path: Path) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two entries of one name, so two programs may read it differently")
     for info in infos:
-        name = f"{path}: its entry {_short(info.filename)}"
+        name = f"{path}: its entry {shown(info.filename)}"
         pure = PureWindowsPath(info.filename)  # which takes slashes of both kinds, and letters of drives
         if not pure.parts or pure.drive or pure.root or ".." in pure.parts:
             raise ValueError(f"{name} would be written outside of the folder")
@@ -87,7 +88,3 @@ def _check_list(file: BinaryIO, path: Path) -> None:
             listed = wide  # whatever the other says, as for zipfile
     if _LARGEST_LIST < listed <= size:
         raise ValueError(f"{path} has a list of entries of {listed} bytes, more than a network has")
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")

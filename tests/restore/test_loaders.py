@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import resource
@@ -14,6 +15,7 @@ from safetensors.torch import load, save
 
 from napari_maskcal.models import DEMO, load_restorer, model_path
 from napari_maskcal.restore.card import ModelCard, parse_card
+from napari_maskcal.restore.loaders import native
 from napari_maskcal.restore.loaders.native import CARD_KEY, read_card, read_restorer, write_restorer
 from small_models import noisy_planes, random_restorer
 
@@ -117,6 +119,26 @@ def test_a_pickle_is_refused_and_its_code_not_run(tmp_path, file, protocol):
     assert not trap.exists()
     pickle.loads(file.read_bytes())  # noqa: S301 - to show that the trap works
     assert trap.exists()
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does_is_read_all_the_same(content, file):
+    written = (rewritten(content, licence="x" * length) for length in range(300))
+    file.write_bytes(next(one for one in written if one[:1] == b"\x80"))
+    assert load_restorer(file).card.licence.startswith("x")
+    assert read_card(file) == load_restorer(file).card
+
+
+def test_card_weights_and_hash_are_of_one_file_also_where_it_is_replaced_meanwhile(content, file, monkeypatch):
+    file.write_bytes(content)
+
+    def replacing(*args: Any, **kwargs: Any) -> ModelCard:
+        file.write_bytes(rewritten(content, name="another"))
+        return parse_card(*args, **kwargs)
+
+    monkeypatch.setattr(native, "parse_card", replacing)
+    restorer = read_restorer(file)
+    assert restorer.sha256 == hashlib.sha256(content).hexdigest()
+    assert restorer.card.name != read_card(file).name == "another"
 
 
 @pytest.mark.parametrize("zipped", [True, False])

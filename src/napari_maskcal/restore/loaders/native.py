@@ -6,6 +6,7 @@ No pickle is ever opened, whatever its suffix.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.card import ModelCard, parse_card
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CARD_KEY = "napari_maskcal"
 _LARGEST_FILE = 4 * 2**30
+_LENGTH_BYTES = 8  # of the header's length, which a safetensors file begins with
 _LONGEST_SPEC = 10_000  # characters; thousands of layers take seconds to build, even where they take no memory
 _LARGEST_HEADER = 100 * 2**20  # that safetensors itself allows
 
@@ -48,7 +50,12 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or is truncated: {_first_line(error)}") from None
+        raise _damaged(path, error) from None
+    return _card_in(metadata, path)
+
+
+def _card_in(metadata: dict[str, str], path: Path) -> ModelCard:
+    """Return the card that a header has; see `read_card` for errors."""
     if CARD_KEY not in metadata:
         raise ValueError(f"{path} has weights but no napari-maskcal model card; save it with write_restorer")
     card = parse_card(metadata[CARD_KEY], source=str(path))
@@ -59,13 +66,20 @@ def read_card(path: Path) -> ModelCard:
 
 def read_restorer(path: Path) -> Restorer:
     """Return the restorer in `path`; see `read_card` for errors."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     from napari_maskcal.models import Restorer
 
-    card = read_card(path)
-    content = path.read_bytes()
-    network = build_network(card, load(content), source=str(path))
+    check_file(path, suffix=".safetensors")
+    content = path.read_bytes()  # once: card, weights and hash are of one and the same file
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    card = _card_in(header.get("__metadata__") or {}, path)
+    network = build_network(card, tensors, source=str(path))
     return Restorer(card=card, network=network, sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -87,8 +101,10 @@ def check_file(path: Path, *, suffix: str) -> None:
     if path.stat().st_size > _LARGEST_FILE:
         raise ValueError(f"{path} is {path.stat().st_size / 2**30:.1f} GiB, larger than any network this reads")
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:1] == b"\x80" or (start == b"PK\x03\x04" and suffix != ".maskcal"):
+        start = file.read(_LENGTH_BYTES + 1)
+    if start[_LENGTH_BYTES:] == b"{" and int.from_bytes(start[:_LENGTH_BYTES], "little") <= path.stat().st_size:
+        return  # safetensors: the length that it begins with may begin as a pickle does
+    if start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and suffix != ".maskcal"):
         raise ValueError(
             f"{path} is a pickle or a PyTorch archive, which can run code, and is not opened; "
             f"convert it to {suffix} first"
@@ -153,6 +169,10 @@ def _check_geometry(card: ModelCard, network: Any, *, source: str) -> None:
 
 def _plain(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a safetensors file, or is truncated: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

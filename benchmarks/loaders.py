@@ -135,7 +135,7 @@ def _demo() -> nn.Module:
 
 def _dncnn() -> nn.Module:
     """Return a small network of a kind that spandrel knows, with random weights."""
-    from napari_maskcal.distance.torchvision_import import import_torchvision
+    from napari_maskcal.restore.torchvision_import import import_torchvision
 
     import_torchvision()  # which spandrel imports
     from spandrel.architectures.DnCNN import DnCNN

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from napari_maskcal.distance import lpips_weights
 from napari_maskcal.distance.lpips_ import Lpips
 from napari_maskcal.distance.registry import parse_distance
-from napari_maskcal.distance.torchvision_import import import_torchvision
+from napari_maskcal.restore.torchvision_import import import_torchvision
 
 ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.distance.lpips_weights import TRUNKS, digest, find_trunk, read_heads, read_trunk
-from napari_maskcal.distance.torchvision_import import import_torchvision
+from napari_maskcal.restore.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from napari_maskcal.distance.fields import checked_planes
-from napari_maskcal.distance.torchvision_import import import_torchvision
+from napari_maskcal.restore.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

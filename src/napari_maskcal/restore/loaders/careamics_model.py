@@ -197,7 +197,7 @@ def _check_fits(outline: dict[str, Tensor], state: dict[str, Tensor]) -> None:
 
 def _make_unet() -> Any:
     """Return what makes a U-Net of its arguments; they are checked by the library."""
-    from napari_maskcal.distance.torchvision_import import import_torchvision
+    from napari_maskcal.restore.torchvision_import import import_torchvision
 
     try:
         import_torchvision()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.loaders.base import Said, needed
@@ -71,6 +72,8 @@ def _said(session: Any, path: Path) -> Said:
 
 
 def _session(path: Path, content: bytes, providers: list[str]) -> Any:
+    # From version 1.29 on it tells its maker of every model that is opened, unless this is set before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foreign_models import as_torchscript, small_unet
-from napari_maskcal.distance.torchvision_import import import_torchvision
 from napari_maskcal.mask.untrained import constant_mask
 from napari_maskcal.models import Restorer
 from napari_maskcal.read.image import from_array
@@ -29,6 +28,7 @@ from napari_maskcal.restore.events import PlaneDone
 from napari_maskcal.restore.loaders import careamics_model, probe, registry, spandrel_model
 from napari_maskcal.restore.loaders.adapted import Grey, adapted
 from napari_maskcal.restore.loaders.checkpoint import mentions, read_checkpoint, state_of, weights_format
+from napari_maskcal.restore.torchvision_import import import_torchvision
 from small_models import noisy_planes
 
 if TYPE_CHECKING:
@@ -175,21 +175,23 @@ def test_weights_that_are_not_finite_are_refused(kind, value, tmp_path):
     path = FORMATS[kind](state, tmp_path / "x.pth")
     assert state_of(read_checkpoint(path), path)
     FORMATS[kind](state | {"0.bias": torch.tensor([value])}, path)
-    refused(path, match=r"weight .*0.bias has values that are NaN or infinite")
+    refused(path, match=r"weight .*0.bias' has values that are NaN or infinite")
 
 
 def test_a_double_that_does_not_fit_float32_is_refused(tmp_path):
-    refused(as_zip({"w": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "x.pth"), match="weight w has values")
+    refused(
+        as_zip({"w": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "x.pth"), match="weight 'w' has values"
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"w": torch.ones(1).expand(10**10)}, r"claims 40000000000 bytes of weights, but the file has \d+"),
-        ({"w": torch.ones(2, 2).to_sparse()}, "weight w is sparse"),
-        ({"w": torch.ones(2, dtype=torch.complex64)}, "weight w is sparse, quantised or complex"),
-        ({"w": torch.ones(2), "epoch": 3}, "epoch among its weights is a int, not a tensor"),
-        ({"w": torch.ones(2), 5: torch.ones(2)}, "5 among its weights"),
+        ({"w": torch.ones(2, 2).to_sparse()}, "weight 'w' is sparse"),
+        ({"w": torch.ones(2, dtype=torch.complex64)}, "weight 'w' is sparse, quantised or complex"),
+        ({"w": torch.ones(2), "epoch": 3}, "'epoch' among its weights is a int, not a tensor"),
+        ({"w": torch.ones(2), 5: torch.ones(2)}, "'5' among its weights"),
         ([torch.ones(2)], "holds no weights by name"),
         ({}, "holds no weights by name"),
         ({"state_dict": {}}, "holds no weights by name"),
@@ -387,7 +389,9 @@ def test_a_network_that_is_called_with_a_map_of_noise_takes_several_images(tmp_p
 def test_weights_of_an_unknown_architecture_are_refused_with_what_to_do(tmp_path):
     path = as_zip(small_state(), tmp_path / "x.pth")
     assert SPANDREL.refusal(path) == ""
-    refused(path, match=r"has 2 weights \(0.weight, 0.bias, ...\) of an architecture.*TorchScript or ONNX", of=_load)
+    refused(
+        path, match=r"has 2 weights \('0.weight', '0.bias', ...\) of an architecture.*TorchScript or ONNX", of=_load
+    )
 
 
 def _load(path: Path) -> nn.Module:
@@ -406,7 +410,9 @@ def test_weights_that_do_not_fit_their_architecture_are_refused(tmp_path):
 
 def test_a_name_cannot_have_a_million_layers_made(tmp_path):
     state = made(ARCHITECTURES["Compact"]).state_dict() | {"body.1000000.weight": torch.ones(1)}
-    refused(as_zip(state, tmp_path / "x.pth"), match="names a layer body.1000000.weight, but has 15 weights", of=_load)
+    refused(
+        as_zip(state, tmp_path / "x.pth"), match="names a layer 'body.1000000.weight', but has 15 weights", of=_load
+    )
 
 
 def test_a_network_for_other_channels_is_refused(tmp_path):
@@ -519,7 +525,7 @@ def test_an_older_checkpoint_keeps_all_of_it_with_the_network(tmp_path):
         (checkpoint(normalization=MIN_MAX | {"input_maxes": [10.0 - 1e-3]}), "were divided by -0.00"),
         (checkpoint() | {"state_dict": [1]}, "lacks a part of a CAREamics checkpoint"),
         (checkpoint() | {"datamodule_hyper_parameters": {}}, "lacks a part .*'data_config'"),
-        (checkpoint(w=torch.tensor([float("inf")])), "weight w has values that are NaN or infinite"),
+        (checkpoint(w=torch.tensor([float("inf")])), "weight 'w' has values that are NaN or infinite"),
     ],
 )
 def test_checkpoints_that_cannot_be_used_are_refused_with_the_reason(content, message, tmp_path):

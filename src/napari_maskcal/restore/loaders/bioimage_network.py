@@ -14,6 +14,7 @@ from torch import nn
 
 from napari_maskcal.restore.loaders.archives import check_entries
 from napari_maskcal.restore.loaders.bioimage_steps import Affine, Clip, Pointwise
+from napari_maskcal.restore.loaders.checkpoint import refused
 from napari_maskcal.restore.loaders.torchscript import first_line
 
 if TYPE_CHECKING:
@@ -105,8 +106,11 @@ def state_network(maker: Any, content: bytes, *, strict: bool, where: str) -> nn
         raise ValueError(f"{where}: its architecture gives {type(network).__name__} and no network")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        network.load_state_dict(state, strict=strict)
     except Exception as error:  # noqa: BLE001 - torch has a class for each of a pickle's faults
+        raise ValueError(refused(where, error)) from None
+    try:
+        network.load_state_dict(state, strict=strict)
+    except Exception as error:  # noqa: BLE001 - it may be anything that was saved
         raise ValueError(f"{where}: its weights cannot be read: {first_line(error)}") from None
     return network.float()
 

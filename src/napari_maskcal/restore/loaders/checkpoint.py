@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any, Literal
 
+from napari_maskcal.read.names import shown
 from napari_maskcal.restore.loaders.archives import entries, names_below_top
 from napari_maskcal.restore.loaders.native import is_native
 from napari_maskcal.restore.loaders.torchscript import first_line
@@ -23,6 +24,7 @@ Format = Literal["torch", "legacy", "safetensors", ""]
 
 _INDEX = "data.pkl"  # of a torch zip: names and shapes, and whatever else was saved; the numbers lie beside it
 _LARGEST_INDEX = 64 * 2**20
+_MOST_AXES = 16  # of a weight
 _SHORTEST_SAFETENSORS = 10
 _MARK = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # which a legacy file of torch begins with
 _PICKLES_BEFORE_WEIGHTS = 4  # of a legacy file: a mark, a version, the machine, and what was saved
@@ -90,7 +92,7 @@ def read_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "torch")
     except Exception as error:  # noqa: BLE001 - the unpickler raises whatever a damaged file leads it to
-        raise ValueError(_refused(path, error)) from None
+        raise ValueError(refused(path, error)) from None
 
 
 def state_of(content: Any, path: Path) -> dict[str, Tensor]:
@@ -124,9 +126,11 @@ def checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not isinstance(name, str) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            raise ValueError(f"{path}: {name} among its weights is a {type(tensor).__name__}, not a tensor")
+            raise ValueError(f"{path}: {shown(str(name))} among its weights is a {type(tensor).__name__}, not a tensor")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise ValueError(f"{path}: weight {name} is sparse, quantised or complex; save it as plain float32")
+            raise ValueError(f"{path}: weight {shown(name)} is sparse, quantised or complex; save it as plain float32")
+        if tensor.ndim > _MOST_AXES:  # torch takes for ever with a million
+            raise ValueError(f"{path}: weight {shown(name)} has {tensor.ndim} axes; no network's has so many")
         plain[name] = tensor.detach()
     claimed, size = sum(tensor.nbytes for tensor in plain.values()), path.stat().st_size
     if claimed > 4 * size + 2**20:  # some networks use a tensor under several names
@@ -135,7 +139,7 @@ def checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point():
             plain[name] = tensor.float()
             if not torch.isfinite(plain[name]).all():
-                raise ValueError(f"{path}: weight {name} has values that are NaN or infinite")
+                raise ValueError(f"{path}: weight {shown(name)} has values that are NaN or infinite")
     return plain
 
 
@@ -150,7 +154,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _refused(path: Path, error: Exception) -> str:
+def refused(path: Path | str, error: Exception) -> str:
     """Return one line for a complaint of torch, which itself tells how to switch the check off."""
     text = str(error)
     if named := _NAMED.search(text):
@@ -182,7 +186,7 @@ def _check_stored(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{path}: its entry {info.filename!r} is compressed, which torch does not do")
+                raise ValueError(f"{path}: its entry {shown(info.filename)} is compressed, which torch does not do")
 
 
 def _check_index(path: Path, index: bytes) -> None:

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.card import ModelCard, parse_card
+from napari_maskcal.restore.loaders.torchscript import first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +130,7 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
     try:
         check_kind(kind, role=card.role)
     except ValueError as error:
-        raise ValueError(f"{source} has {_first_line(error)}") from None
+        raise ValueError(f"{source} has {first_line(error)}") from None
     if len(str(card.network)) > _LONGEST_SPEC:
         raise ValueError(f"{source}: its card names a network of more parts than can be built here")
     try:
@@ -137,7 +138,7 @@ def build_network(card: ModelCard, tensors: dict[str, Tensor], *, source: str) -
             network = make_network(card.network, role=card.role)
         network.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{source}: the weights do not fit the model card: {_first_line(error)}") from None
+        raise ValueError(f"{source}: the weights do not fit the model card: {first_line(error)}") from None
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise ValueError(f"{source}: weight {name} is {tensor.dtype}; networks are calibrated and run in float32")
@@ -172,8 +173,4 @@ def _plain(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a safetensors file, or is truncated: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return ValueError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_maskcal.read.names import shown
 from napari_maskcal.restore.loaders.base import Said, needed
 from napari_maskcal.restore.loaders.careamics_model import is_careamics
 from napari_maskcal.restore.loaders.checkpoint import read_checkpoint, state_of, weights_format
@@ -70,7 +71,7 @@ def _descriptor(path: Path) -> Any:
         model = spandrel.ModelLoader("cpu").load_from_state_dict(state)
     except spandrel.UnsupportedModelError:
         raise ValueError(
-            f"{path} has {len(state)} weights ({', '.join(list(state)[:3])}, ...) of an architecture that spandrel "
+            f"{path} has {len(state)} weights ({', '.join(map(shown, list(state)[:3]))}, ...) of an architecture that spandrel "
             f"does not know; {_REMEDY}"
         ) from None
     except Exception as error:  # noqa: BLE001 - each architecture has its own complaints
@@ -100,11 +101,11 @@ def _check_names(state: dict[str, Tensor], path: Path) -> None:
     most = 10 * len(state) + 100
     for name in state:
         if any(part.isdigit() and (len(part) > 9 or int(part) > most) for part in name.split(".")):
-            raise ValueError(f"{path} names a layer {name}, but has {len(state)} weights only")
+            raise ValueError(f"{path} names a layer {shown(name)}, but has {len(state)} weights only")
 
 
 def _spandrel() -> Any:
-    from napari_maskcal.distance.torchvision_import import import_torchvision
+    from napari_maskcal.restore.torchvision_import import import_torchvision
 
     try:
         import_torchvision()

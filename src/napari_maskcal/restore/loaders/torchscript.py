@@ -49,8 +49,8 @@ class TorchScript:
 
 
 def first_line(error: Exception) -> str:
-    """Return a library's complaint in one line."""
-    return " ".join(str(error).split())[:300]
+    """Return a library's complaint in one line, with what it quotes of the file, and not all of a long one."""
+    return "".join(sign for sign in " ".join(str(error)[:10_000].split()) if sign.isprintable())[:300]
 
 
 LOADER = TorchScript()

@@ -19,6 +19,7 @@ from napari_maskcal.pipeline import run
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.facts import content_hash
 from napari_maskcal.read.faults import FaultyTriplets
+from napari_maskcal.read.image import Image, from_array
 from napari_maskcal.read.parts import Part
 from napari_maskcal.read.triplets import read_triplets, triplets_from_arrays
 from napari_maskcal.restore.events import CancelToken, Done, Failed, FieldMeasured, FieldSurveyed
@@ -494,6 +495,25 @@ def test_the_promise_of_cut_fields_does_not_hold_for_planes_smaller_than_those_t
     with pytest.raises(ValueError, match=told):
         run(DEGRADED[0], pair[0], pair[1], found, axes="YX", device="cpu")
     assert run(planes(1, 64)[0][0], pair[0], pair[1], found, axes="YX", device="cpu").complete
+
+
+def sized(data: np.ndarray, size: float, unit: str = "micrometer") -> Image:
+    axes = "TYX"[-data.ndim :]
+    return from_array(data, axes=axes, scale=(1, size, size)[-data.ndim :], units=("pixel", unit, unit)[-data.ndim :])
+
+
+def test_a_promise_is_about_the_magnification_that_was_calibrated(pair, tmp_path):
+    restorer, mask = pair
+    found = calibrate(triplets_from_arrays(sized(DEGRADED, 0.1), sized(TRUTH, 0.1)), mask, restorer, **RULE)
+    assert str(found.pixel_size) == "0.1 × 0.1 micrometer"
+    assert run(sized(DEGRADED[0], 105, "nanometer"), restorer, mask, found, device="cpu").complete
+    assert run(DEGRADED[0], restorer, mask, found, axes="YX", device="cpu").complete  # nobody knows
+    told = "image has pixels of 0.2 × 0.2 micrometer, the calibrated images of 0.1 × 0.1 micrometer"
+    with pytest.raises(ValueError, match=told):
+        run(sized(DEGRADED[0], 0.2), restorer, mask, found, device="cpu")
+    write_bundle(tmp_path / "a.maskcal", mask.network, mask.card, found)
+    assert read_bundle(tmp_path / "a.maskcal").certificate.pixel_size == found.pixel_size
+    assert calibrate(in_memory(), mask, restorer, **RULE).pixel_size is None
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2", "linf"])

@@ -242,6 +242,7 @@ def _together(plan: Plan, measured: Sequence[MeasuredField]) -> Measured:
         fingerprint=plan.fingerprint,
         uncertainty=plan.mask_model.card.name,
         grouped=plan.triplets.grouped,
+        pixel_size=plan.pixel_size,
     )
 
 

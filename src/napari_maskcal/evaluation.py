@@ -176,6 +176,7 @@ def _field_px(certificate: Certificate, triplets: Triplets, factor: int) -> int 
     plane = triplets[0].degraded
     height, width = (factor * n for n in plane.shape)
     certificate.check_plane((height, width), name=plane.describe())
+    certificate.check_pixel_size(plane.pixel_size, name=plane.describe())
     if (height, width) == certificate.field_shape:
         return None
     if certificate.field_shape[0] != certificate.field_shape[1]:

@@ -205,6 +205,7 @@ def review(
         indices = list(dict.fromkeys(asked))
         height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
         promise.check_plane((height, width), name=image.name)
+        promise.check_pixel_size(image.pixel_size, name=image.name)
         given = Given(restored=restored, uncertainty=uncertainty)
         check_given(image, restorer, mask_model, given)
         image.check_in_memory(indices)

@@ -9,6 +9,7 @@ import pytest
 from given_models import certified, given_bundle
 from napari_maskcal.bundle import mask_sha256, mask_weights, write_bundle
 from napari_maskcal.models import GIVEN_RESTORER, load_restorer, matched
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.loaders import native
 from napari_maskcal.review.request import (
     Choices,
@@ -42,6 +43,18 @@ def problems(choices: Choices, **changes: Any) -> dict[str, str]:
     found = resolve(replace(choices, **changes))
     assert isinstance(found, list), "it can be run"
     return {problem.field: problem.message for problem in found}
+
+
+def test_an_image_of_another_magnification_is_refused_before_it_is_run(choices, trained, tmp_path):
+    size = PixelSize(y=0.1, x=0.1, unit="micrometer")
+    certificate = trained.mask_model.certificate.model_copy(update={"pixel_size": size})
+    write_bundle(tmp_path / "sized.maskcal", trained.mask_model.network, trained.mask_model.card, certificate)
+    changes = {"mask_model": str(tmp_path / "sized.maskcal")}
+    for unit, fits in (("micrometer", True), ("nanometer", False)):
+        source = replace(STACK, pixel_size=PixelSize(y=0.1, x=0.1, unit=unit))
+        found = resolve(replace(choices, source=source, **changes))
+        assert isinstance(found, Request) is fits, found
+    assert "cells has pixels of 0.1 × 0.1 nanometer" in problems(choices, source=source, **changes)["source"]
 
 
 def test_choices_that_fit_become_a_request_with_the_pinned_promise(choices, trained):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_maskcal.pipeline import Review
 from napari_maskcal.read.image import Image, from_array, propose_axes
+from napari_maskcal.read.pixel_size import pixel_size
 from napari_maskcal.review.overlay import COLOURS, OPACITY, TRUSTED
 from napari_maskcal.review.request import Source
 
@@ -38,6 +39,7 @@ def describe_layer(layer: Layer | None) -> Source | None:
         rgb=bool(getattr(layer, "rgb", False)),
         shape=tuple(full_resolution(layer).shape) if isinstance(layer, ImageLayer | LabelsLayer) else (),
         dtype=str(full_resolution(layer).dtype) if isinstance(layer, ImageLayer) else "",
+        pixel_size=pixel_size(layer.scale, [str(unit) for unit in layer.units]),
     )
 
 

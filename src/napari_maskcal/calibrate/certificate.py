@@ -16,6 +16,7 @@ from napari_maskcal.calibrate.sums import MaskKind
 from napari_maskcal.calibrate.threshold import is_exact
 from napari_maskcal.calibrate.words import limits_sentence, promise_sentence
 from napari_maskcal.distance.registry import built_in, parse_distance
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.settings import check_confidence, check_tolerance
 
@@ -147,6 +148,8 @@ class Certificate(BaseModel):
         and the (Y, X) size the promise is about.
     plane_shape
         (Y, X) of the planes that the fields were cut from: their range of intensities is measured on the plane.
+    pixel_size
+        Of the degraded images, where their files say it.
     uncertainty
         What made the uncertainty, for the reader.
     note
@@ -184,6 +187,7 @@ class Certificate(BaseModel):
     grouped: bool = True
     field_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     plane_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    pixel_size: PixelSize | None = None
     fingerprint: Fingerprint
     uncertainty: str = ""
     leave_one_out: Coverage | None = None
@@ -338,6 +342,15 @@ class Certificate(BaseModel):
                 "budget adds up what lies around a field, so the promise does not carry over; calibrate on planes of "
                 f"{large}, or cut fields (--field-px) from planes of at least {enough}"
             )
+
+    def check_pixel_size(self, found: PixelSize | None, *, name: str) -> None:
+        """Raise ValueError if an image was taken at another magnification than those of the calibration."""
+        if found is None or self.pixel_size is None or self.pixel_size.is_like(found):
+            return
+        raise ValueError(
+            f"{name} has pixels of {found}, the calibrated images of {self.pixel_size}: at another magnification the "
+            "promise says nothing; correct the image's pixel size if it is wrong, or calibrate on such images"
+        )
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from napari_maskcal.calibrate.curves import AnyCurves
     from napari_maskcal.calibrate.sums import MaskKind
+    from napari_maskcal.read.pixel_size import PixelSize
 
 __all__ = ["CalibrationField", "Measured", "certify"]
 
@@ -54,6 +55,8 @@ class Measured:
         Of what made the uncertainty, and its name for the reader.
     grouped
         Whether the user named the groups.
+    pixel_size
+        Of the degraded images, where it is known.
     """
 
     fields: tuple[MeasuredField, ...]
@@ -64,6 +67,7 @@ class Measured:
     fingerprint: Fingerprint
     uncertainty: str = ""
     grouped: bool = True
+    pixel_size: PixelSize | None = None
 
     @classmethod
     def of(cls, fields: Sequence[MeasuredField], **description: Any) -> Measured:
@@ -132,6 +136,7 @@ class Measured:
             grouped=self.grouped,
             field_shape=self.fields[0].shape,
             plane_shape=self.fields[0].plane_shape,
+            pixel_size=self.pixel_size,
             fingerprint=self.fingerprint,
             uncertainty=self.uncertainty,
             leave_one_out=leave_one_out(promise, self.curves, self.owners),

@@ -98,7 +98,10 @@ def _resolve(
         if image is None:
             return None
         dtype = str(image.data.dtype)
-        return Source(key=key, name=image.name, kind="image", rgb=False, shape=image.shape, dtype=dtype)
+        return Source(
+            key=key, name=image.name, kind="image", rgb=False, shape=image.shape, dtype=dtype,
+            pixel_size=image.pixel_size,
+        )  # fmt: skip
 
     pinned = describe_bundle(mask_model).certificate
     found = resolve(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_maskcal.read.pixel_size import PixelSize, pixel_size
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
@@ -42,6 +44,11 @@ class Image:
     def shape(self) -> tuple[int, ...]:
         """Size along each axis."""
         return tuple(int(n) for n in self.data.shape)
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Along Y and X; None where it is not known."""
+        return pixel_size(self.scale, self.units)
 
     def planes(self, *, channel: int | None = None) -> list[tuple[int, ...]]:
         """Return the index of each plane along the leading axes; of one channel, where there are channels."""

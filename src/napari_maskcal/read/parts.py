@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_maskcal.read.files import open_image
+from napari_maskcal.read.pixel_size import PixelSize, pixel_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,11 @@ class Part:
         """Size along Y and X."""
         height, width = self.header.shape[-2:]
         return height, width
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Along Y and X; None where the file does not say it."""
+        return pixel_size(self.header.scale, self.header.units)
 
     @property
     def dtype(self) -> np.dtype[Any]:

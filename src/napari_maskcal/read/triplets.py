@@ -133,11 +133,12 @@ def triplets_from_arrays(
 
 def _layer(data: Any, name: str) -> Image:
     """Return one plane, or planes along one axis, whatever that axis is called."""
+    scale, units = None, None
     if isinstance(data, Image):
-        data, name = data.data, data.name
+        data, name, scale, units = data.data, data.name, data.scale, data.units
     if len(data.shape) not in (2, 3) or 0 in data.shape[-2:]:
         raise ValueError(f"{name} has shape {tuple(data.shape)}; give (fields, Y, X), or (Y, X) for one field")
-    return from_array(data, axes="TYX"[-len(data.shape) :], name=name)
+    return from_array(data, axes="TYX"[-len(data.shape) :], name=name, scale=scale, units=units)
 
 
 def _count(images: Mapping[str, Image]) -> int:

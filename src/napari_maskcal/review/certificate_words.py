@@ -27,6 +27,7 @@ def certificate_lines(certificate: Certificate) -> list[tuple[str, str]]:
         ("Threshold", f"{certificate.threshold:.6g} ({certificate.mask} mask)"),
         ("Uncertainty", certificate.uncertainty),
         ("Calibrated on", _fields(certificate)),
+        ("Pixel size", str(certificate.pixel_size or "")),
         ("Masked share", _masked(certificate)),
         ("Leave-one-out", coverage_words(certificate.leave_one_out, certificate.group_word)),
         ("Fields from", certificate.note),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_maskcal.calibrate.certificate import Certificate
+    from napari_maskcal.read.pixel_size import PixelSize
     from napari_maskcal.restore.card import ModelCard
 
 Region = Literal["current plane", "all planes"]
@@ -47,6 +48,7 @@ class Source:
     rgb: bool
     shape: tuple[int, ...]
     dtype: str
+    pixel_size: PixelSize | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +241,7 @@ def _size_fault(source: Source, card: ModelCard, certificate: Certificate) -> st
         return f"{source.name} has planes of {height} × {width} pixels; {card.name} needs at least {card.min_size_px}"
     try:
         certificate.check_plane((card.scale_factor * height, card.scale_factor * width), name=source.name)
+        certificate.check_pixel_size(source.pixel_size, name=source.name)
     except ValueError as error:
         return str(error)
     return None

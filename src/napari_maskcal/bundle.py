@@ -23,6 +23,7 @@ from napari_maskcal.models import MaskModel
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.read.names import shown
 from napari_maskcal.restore.card import ModelCard, first_fault, nested
+from napari_maskcal.restore.loaders.archives import check_entries, check_list
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _describe(card: ModelCard, certificate: Certificate | None, parts: dict[str,
 def holds_bundle(path: Path) -> bool:
     """Whether a file is a zip with a bundle's description in it, whatever its name."""
     try:
+        check_list(path)
         with zipfile.ZipFile(path) as archive:
             return _DESCRIPTION in archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
@@ -225,6 +227,7 @@ def _with_curves(description: Description, mask: str, curves: bytes, path: Path)
 
 def _read_parts(path: Path) -> dict[str, bytes]:
     try:
+        check_list(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if sorted(names) not in (sorted(_LARGEST_PART), sorted((_DESCRIPTION, _WEIGHTS))):
@@ -232,6 +235,8 @@ def _read_parts(path: Path) -> dict[str, bytes]:
             for info in archive.infolist():
                 if info.file_size > _LARGEST_PART[info.filename]:
                     raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
+            # Of many equal distances honest curves may shrink to next to nothing.
+            check_entries([info for info in archive.infolist() if info.filename != _CURVES], path)
             return {name: archive.read(name) for name in names}
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None

@@ -167,7 +167,7 @@ class RestorerChooser(ModelChooser):
         path = Path(self.value())
         try:
             sha256 = content_sha256(path)
-            card = read_description(path, sha256)
+            card = read_description(path, sha256, kind=loader_of(path).kind)
         except (ValueError, OSError) as error:
             self._take_faulty(str(path), error)
             return

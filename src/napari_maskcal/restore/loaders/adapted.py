@@ -64,10 +64,32 @@ class Grey(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 1, Y, X) to (N, 1, factor Y, factor X)."""
         restored: Tensor = self.network(image.expand(-1, self.channels, -1, -1))
+        check_float32(restored, "the restorer")
         return restored.mean(dim=1, keepdim=True)
+
+
+class InFloat32(nn.Module):
+    """A network that is refused once it gives anything but float32: a promise is about the very numbers it gives."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 1, Y, X) to (N, 1, factor Y, factor X)."""
+        restored: Tensor = self.network(image)
+        check_float32(restored, "the restorer")
+        return restored
+
+
+def check_float32(restored: Tensor, name: str) -> None:
+    """Raise ValueError for an answer of another type, which would have to be rounded, or counts in other units."""
+    if restored.dtype != torch.float32:
+        given = str(restored.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} gives {given}, and not float32; export it so that its last step gives float32")
 
 
 def adapted(network: nn.Module, spec: dict[str, Any]) -> nn.Module:
     """Return the network as it is used on one channel, by the `network` part of its card."""
     channels = spec.get("channels", 1)
-    return network if channels == 1 else Grey(network, channels)
+    return InFloat32(network) if channels == 1 else Grey(network, channels)

@@ -12,7 +12,6 @@ from napari_maskcal.read.names import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import BinaryIO
 
 _MOST_ENTRIES = 20_000
 _MOST_BYTES = 8 * 2**30
@@ -33,13 +32,15 @@ def entries(path: Path) -> list[str] | None:
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return None
-        _check_list(file, path)
+    check_list(path)
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is a zip that is truncated or damaged: {error}") from None
     check_entries(infos, path)
+    if infos and min(info.header_offset for info in infos) > 0:  # such as the rest of a zip that was in another
+        raise ValueError(f"{path} begins with what its list of entries does not name; it is truncated, or two in one")
     if sum(info.compress_size for info in infos) > path.stat().st_size:
         raise ValueError(f"{path} has entries that lie over each other, or claim more than is there")
     return [info.filename for info in infos]
@@ -71,11 +72,12 @@ def names_below_top(names: list[str]) -> set[str]:
     return {name.partition("/")[2] for name in names}
 
 
-def _check_list(file: BinaryIO, path: Path) -> None:
-    """Refuse a list of entries so long that reading it alone would take the memory."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - _END.size - _WIDE_END.size - 0xFFFF))
-    tail = file.read()
+def check_list(path: Path) -> None:
+    """Raise ValueError for a zip whose list of entries is so long that reading it alone would take the memory."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _END.size - _WIDE_END.size - 0xFFFF))
+        tail = file.read()
     end = len(tail) - _END.size
     if end < 0 or tail[end : end + 4] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
         end = tail.rfind(b"PK\x05\x06")

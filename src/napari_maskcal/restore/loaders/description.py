@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_maskcal.read.atomic import write_atomically
+from napari_maskcal.read.names import shown
 from napari_maskcal.restore.card import ModelCard, parse_card
 
 if TYPE_CHECKING:
@@ -21,16 +22,21 @@ def description_path(path: Path) -> Path:
     return path.with_name(path.name + _SUFFIX)
 
 
-def read_description(path: Path, sha256: str) -> ModelCard | None:
+def read_description(path: Path, sha256: str, *, kind: str) -> ModelCard | None:
     """Return the description of a file with this content; None where there is none, or it is of another content.
+
+    Parameters
+    ----------
+    kind
+        Of the loader that takes the file.
 
     Raises
     ------
     ValueError
-        If there is one that cannot be read.
+        If there is one that cannot be read, or describes a network of another kind.
     """
     for place in (description_path(path), _own_place(sha256)):
-        if place.is_file() and (card := _read(place, sha256)) is not None:
+        if place.is_file() and (card := _read(place, sha256, kind)) is not None:
             return card
     return None
 
@@ -49,7 +55,7 @@ def write_description(path: Path, card: ModelCard, sha256: str) -> Path:
     return description_path(path)
 
 
-def _read(place: Path, sha256: str) -> ModelCard | None:
+def _read(place: Path, sha256: str, kind: str) -> ModelCard | None:
     if place.stat().st_size > _LARGEST:
         raise ValueError(f"{place} is too large for the description of a network; remove it")
     try:
@@ -60,10 +66,15 @@ def _read(place: Path, sha256: str) -> ModelCard | None:
     if known != sha256:
         return None
     found = parse_card(json.dumps(card), source=str(place))
-    channels = found.network.get("channels", 1)
+    said, channels = found.network.get("kind"), found.network.get("channels", 1)
     if found.role != "restorer" or not isinstance(channels, int) or channels not in (1, 3):
         raise ValueError(
             f"{place} describes no restorer of 1 or 3 channels, but a {found.role} network of {str(channels)[:40]}; "
+            "remove it, and it is made anew"
+        )
+    if said != kind:
+        raise ValueError(
+            f"{place} describes a network of the kind {shown(str(said))}, but the file is of the kind {kind!r}; "
             "remove it, and it is made anew"
         )
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_maskcal.restore.engine import exact_float32
+from napari_maskcal.restore.loaders.adapted import check_float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +118,9 @@ class _Trial:
         return factor is None or tuple(answer.shape[2:]) == tuple(factor * n for n in shape)
 
     def factor(self, size: int) -> int:
-        shape = tuple(self.answer(self.image((size, size))).shape)
+        answer = self.answer(self.image((size, size)))
+        check_float32(answer, self.name)
+        shape = tuple(answer.shape)
         ratio = shape[-1] / size
         if len(shape) != 4 or shape[1] not in (1, self.channels) or shape[-1] != shape[-2]:
             raise ValueError(

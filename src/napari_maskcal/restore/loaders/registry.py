@@ -69,7 +69,7 @@ def card_of(path: Path, content: Callable[[Path], str] = content_sha256) -> tupl
     """
     loader, sha256 = loader_of(path), content(path)
     _check_trusted(path, loader, sha256)
-    card = read_description(path, sha256)
+    card = read_description(path, sha256, kind=loader.kind)
     if card is None:
         raise NotDescribedError(path)
     return card, restorer_sha256(card, sha256)
@@ -92,14 +92,15 @@ def open_restorer(path: Path) -> Restorer:
 
     loader, sha256 = loader_of(path), content_sha256(path)
     _check_trusted(path, loader, sha256)
+    card = read_description(path, sha256, kind=loader.kind)
     network = loader.load(path).eval()
-    card = read_description(path, sha256)
+    described = describe(path, loader, network) if card is None else card
+    _check_unchanged(path, sha256)
     if card is None:
-        card = describe(path, loader, network)
-        write_description(path, card, sha256)
+        write_description(path, described, sha256)
     return Restorer(
-        card=card, network=adapted(network, card.network), sha256=restorer_sha256(card, sha256)
-    )  # fmt: skip
+        card=described, network=adapted(network, described.network), sha256=restorer_sha256(described, sha256)
+    )
 
 
 def agree(path: Path) -> None:
@@ -132,7 +133,9 @@ def verified(path: Path) -> str:
 
 def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
     """Return the card of a network that was loaded: what its file says, and what a trial run shows."""
-    from napari_maskcal.restore.card import ModelCard
+    from pydantic import ValidationError
+
+    from napari_maskcal.restore.card import ModelCard, first_fault
     from napari_maskcal.restore.loaders.probe import probe
 
     said = loader.said(path)
@@ -140,18 +143,21 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
     factor = found.scale_factor
     if said.scale_factor not in (None, factor):
         raise ValueError(f"{path} says that it enlarges by {said.scale_factor}, but a trial run gave {factor}")
-    return ModelCard(
-        name=(said.name or path.stem)[:200],
-        role="restorer",
-        network={"kind": loader.kind, "channels": found.channels},
-        scale_factor=factor,
-        stride_px=found.stride_px,
-        halo_px=found.halo_px,
-        min_size_px=max(found.min_size_px, said.min_size_px or 1),
-        takes=said.normalisation,
-        licence=said.licence,
-        citation=said.citation,
-    )
+    try:
+        return ModelCard(
+            name=(said.name or path.stem)[:200],
+            role="restorer",
+            network={"kind": loader.kind, "channels": found.channels},
+            scale_factor=factor,
+            stride_px=found.stride_px,
+            halo_px=found.halo_px,
+            min_size_px=max(found.min_size_px, said.min_size_px or 1),
+            takes=said.normalisation,
+            licence=said.licence,
+            citation=said.citation,
+        )
+    except ValidationError as error:
+        raise ValueError(f"{path} says of itself what no network has: {first_fault(error)}") from None
 
 
 def restorer_sha256(card: ModelCard, content: str) -> str:
@@ -174,6 +180,8 @@ def _not_native(path: Path) -> str:
 def _check_there(path: Path) -> None:
     if not path.exists():
         raise ValueError(f"{path} does not exist; choose a file with a network")
+    if not path.is_file() and not path.is_dir():  # whoever opens a pipe may wait for ever
+        raise ValueError(f"{path} is neither a file nor a folder; choose a file with a network")
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path} is {path.stat().st_size / 2**30:.1f} GiB, larger than any network this reads")
 
@@ -181,3 +189,9 @@ def _check_there(path: Path) -> None:
 def _check_trusted(path: Path, loader: Loader, sha256: str) -> None:
     if loader.runs_code and not is_trusted(sha256):
         raise NotTrustedError(path, f"a {loader.name} file", sha256)
+
+
+def _check_unchanged(path: Path, sha256: str) -> None:
+    """Refuse a file that was replaced while it was loaded: the hash would be that of another network."""
+    if content_sha256(path) != sha256:
+        raise ValueError(f"{path} changed while it was opened; open it again when it is complete")

@@ -71,8 +71,8 @@ def _descriptor(path: Path) -> Any:
         model = spandrel.ModelLoader("cpu").load_from_state_dict(state)
     except spandrel.UnsupportedModelError:
         raise ValueError(
-            f"{path} has {len(state)} weights ({', '.join(map(shown, list(state)[:3]))}, ...) of an architecture that spandrel "
-            f"does not know; {_REMEDY}"
+            f"{path} has {len(state)} weights ({', '.join(map(shown, list(state)[:3]))}, ...) of an architecture that "
+            f"spandrel does not know; {_REMEDY}"
         ) from None
     except Exception as error:  # noqa: BLE001 - each architecture has its own complaints
         reason = first_line(error) or type(error).__name__

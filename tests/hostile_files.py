@@ -1,7 +1,4 @@
-"""Files that no honest program writes: made here by code, and opened in a process of their own, to be refused.
-
-Run as a script it makes and opens the files that it is told of, and prints what came of each as a line of JSON.
-"""
+"""Files that no honest program writes, made by code, and honest ones to compare them with."""
 
 from __future__ import annotations
 
@@ -9,13 +6,9 @@ import io
 import json
 import os
 import pickle
-import resource
-import signal
 import socket
 import stat
 import struct
-import sys
-import time
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -31,8 +24,6 @@ if TYPE_CHECKING:
     Make = Callable[[Path], Any]
 
 MARKER = "sprung"  # what a payload makes, beside its file
-MEMORY = 3 * 2**30  # that opening a file may take, above what the libraries have
-SECONDS = 20
 SLIPS = ("../evil", "/tmp/evil", "C:/evil", "..\\evil", "a/../../evil", "\\\\server\\evil", "")  # noqa: S108
 DEEP = 100_000
 
@@ -49,6 +40,10 @@ class Hostile:
         A pattern in what is said by `models.load_restorer`; for a name with ``.maskcal`` by `bundle.read_bundle`.
     trusted
         Whether the user has agreed to it.
+    late
+        Whether its card alone is sound, and only loading it shows what is wrong.
+    runs
+        Whether its code then runs, which is what is agreed to.
     opens
         Whether it is harmless after all.
     """
@@ -57,6 +52,8 @@ class Hostile:
     make: Make
     says: str = ""
     trusted: bool = False
+    late: bool = False
+    runs: bool = False
     opens: bool = False
 
 
@@ -108,12 +105,14 @@ def pickles() -> Iterator[Hostile]:
     yield Hostile(name="old-archive.pth", make=partial(torch_archive, zipped=False))
     for part in ("data.pkl", "constants.pkl"):
         for trusted in (False, True):
-            make = partial(lambda path, part: script_with(path, {part: pickled(path)}), part=part)
+            make = partial(lambda path, part: script_with(path, {f"/{part}": pickled(path)}), part=part)
             says = "TorchScript" if trusted else "can run code"
             yield Hostile(name=f"{part}-{trusted}.pt", make=make, trusted=trusted, says=says)
     for trusted in (False, True):
         says = "" if trusted else "can run code"
-        yield Hostile(name=f"pickled-inputs-{trusted}.pt2", make=pickled_inputs, trusted=trusted, says=says)
+        yield Hostile(
+            name=f"pickled-inputs-{trusted}.pt2", make=pickled_inputs, trusted=trusted, runs=trusted, says=says
+        )
 
 
 # Programs: TorchScript and torch.export
@@ -162,8 +161,12 @@ def zipped(parts: dict[str, bytes], **extra: Any) -> bytes:
 
 
 def swapped(content: bytes, changed: dict[str, bytes]) -> bytes:
-    """Return an archive of torch with parts, named without its folder, replaced."""
-    return zipped({name: changed.get(name.partition("/")[2], part) for name, part in parts_of(content).items()})
+    """Return an archive of torch with parts replaced; they are named by the end of their names."""
+    parts, made = parts_of(content), {}
+    for end, part in changed.items():
+        (name,) = (name for name in parts if name.endswith(end))
+        made[name] = part
+    return zipped(parts | made)
 
 
 def script_with(path: Path, changed: dict[str, bytes]) -> None:
@@ -184,11 +187,11 @@ def programs() -> Iterator[Hostile]:
         make = partial(lambda path, honest: path.write_bytes(honest()), honest=honest)
         yield Hostile(name=name, make=make, says="can run code.*--trust")
     damaged = {
-        "no-code.pt": {"code/__torch__.py": b"nonsense ("},
-        "deep-code.pt": {"code/__torch__.py": b"(" * DEEP},
-        "no-constants.pt": {"constants.pkl": b"."},
-        "no-version.pt": {"version": b"x"},
-        "far-version.pt": {"version": b"999999999"},
+        "no-code.pt": {".py": b"nonsense ("},
+        "deep-code.pt": {".py": b"(" * DEEP},
+        "no-constants.pt": {"/constants.pkl": b"."},
+        "no-version.pt": {"/version": b"x"},
+        "far-version.pt": {"/version": b"999999999"},
     }
     for name, changed in damaged.items():
         yield Hostile(name=name, make=partial(script_with, changed=changed), says="TorchScript", trusted=True)
@@ -228,6 +231,9 @@ ANSWERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_OTHER_TYPES = ("integer", "bytes", "double", "half", "complex", "truths")
+
+
 def answering(name: str) -> Make:
     kwargs = {"strict": False} if name == "dict" else {}
     return lambda path: path.write_bytes(script(ANSWERS[name], **kwargs))
@@ -235,7 +241,8 @@ def answering(name: str) -> Make:
 
 def answers() -> Iterator[Hostile]:
     for name in ANSWERS:
-        yield Hostile(name=f"gives-{name}.pt", make=answering(name), trusted=True)
+        says = "not float32; export it" if name in _OTHER_TYPES else ""
+        yield Hostile(name=f"gives-{name}.pt", make=answering(name), trusted=True, says=says)
 
 
 # Zips
@@ -309,14 +316,14 @@ def zips() -> Iterator[Hostile]:
         name="ratio.pt", make=written(shrunk({"a/constants.pkl": b"", "a/code/x.py": bytes(10**8)})), says="grow"
     )
     huge = {"maskcal.json": b" " * 60 * 2**20, "mask.safetensors": bytes(2 * 10**8)}
-    yield Hostile(name="ratio.maskcal", make=lambda path: path.write_bytes(shrunk(huge)))
+    yield Hostile(name="ratio.maskcal", make=lambda path: path.write_bytes(shrunk(huge)), says="claims to grow")
     yield Hostile(name="claims.pt", make=claiming(honest_script, 0xFFFFFFF0), trusted=True)
     yield Hostile(
         name="claims.maskcal", make=claiming(honest_bundle, 0xFFFFFFF0), says="claims .* more than is allowed"
     )
     yield Hostile(name="overlapping.pt", make=overlapping, trusted=True)
     yield Hostile(name="entries.pt", make=many_entries, says="entries", trusted=True)
-    yield Hostile(name="entries.maskcal", make=many_entries)
+    yield Hostile(name="entries.maskcal", make=many_entries, says="list of entries")
     yield Hostile(name="empty.zip", make=written(zipped({})))
     yield Hostile(name="empty-zip.maskcal", make=written(zipped({})))
 
@@ -388,15 +395,15 @@ def own_files() -> Iterator[Hostile]:
     for share in (0.01, 0.2, 0.9, 0.9999):
         yield Hostile(name=f"cut-{share}.safetensors", make=cut(honest_restorer, share))
     for name, card in CARDS.items():
-        yield Hostile(name=f"card-{name}.safetensors", make=partial(restorer_file, card=card))
+        yield Hostile(name=f"card-{name}.safetensors", make=partial(restorer_file, card=card), late="network" in card)
     for name, text in {"no-card": "x", "deep-card": "[" * DEEP, "list-card": "[]", "null-card": "null"}.items():
         yield Hostile(name=f"{name}.safetensors", make=partial(restorer_file, text=text))
     for value in ("nan", "inf"):
         make = partial(lambda path, value: restorer_file(path, head_bias=tensor(float(value))), value=value)
-        yield Hostile(name=f"weights-{value}.safetensors", make=make)
+        yield Hostile(name=f"weights-{value}.safetensors", make=make, late=True)
     for dtype in ("float16", "float64", "bfloat16", "int64", "complex64", "bool"):
         make = partial(lambda path, dtype: restorer_file(path, head_bias=tensor(1, dtype)), dtype=dtype)
-        yield Hostile(name=f"weights-{dtype}.safetensors", make=make)
+        yield Hostile(name=f"weights-{dtype}.safetensors", make=make, late=True)
 
 
 def tensor(value: float, dtype: str = "float32") -> Any:
@@ -563,8 +570,10 @@ def lists() -> Iterator[Hostile]:
 def everything() -> dict[str, Hostile]:
     """Return all hostile files by name."""
     from hostile_graphs import descriptions, graphs
+    from hostile_packages import bioimage_packages, weight_files
 
-    makers = (pickles, programs, answers, zips, own_files, bundles, others, lists, graphs, descriptions)
+    makers = (pickles, programs, answers, zips, own_files, bundles, others, lists, graphs, descriptions,
+              bioimage_packages, weight_files)  # fmt: skip
     found = [hostile for make in makers for hostile in make()]
     by_name = {hostile.name: hostile for hostile in found}
     if len(by_name) < len(found):
@@ -573,92 +582,14 @@ def everything() -> dict[str, Hostile]:
     return by_name
 
 
-# Opening them
+def honest_files() -> dict[str, Make]:
+    """Return what writes honest files of all formats, by name."""
+    from hostile_graphs import honest_graph
+    from hostile_packages import honest_packages
 
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_ALARMING = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.mkdir", "os.remove", "os.rename", "os.symlink",
-             "os.link", "os.chmod", "shutil.", "subprocess.", "socket.connect", "pickle.", "webbrowser.")  # fmt: skip
-
-
-class Watch:
-    """What Python is asked to do between two points of time, as its audit hook sees it."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] | None = None
-        sys.addaudithook(self.note)
-
-    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.seen is None:
-            return
-        if event.startswith(_ALARMING) or (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
-        ):
-            self.seen.append(f"{event} {arguments[:2]}"[:200])
-
-
-def listing(root: Path) -> dict[str, tuple[int, int]]:
-    found = {}
-    for folder, names, files in os.walk(root):
-        for name in names + files:
-            state = os.lstat(os.path.join(folder, name))
-            found[os.path.join(folder, name)] = (state.st_size, state.st_mtime_ns if name in files else 0)
-    return found
-
-
-def ways() -> dict[str, Callable[[Path], Any]]:
-    from napari_maskcal.bundle import read_bundle
-    from napari_maskcal.models import load_restorer
-    from napari_maskcal.restore.loaders.registry import card_of
-
-    return {"load_restorer": load_restorer, "card_of": card_of, "read_bundle": read_bundle}
-
-
-def attempt(way: Callable[[Path], Any], path: Path, watch: Watch, root: Path) -> dict[str, Any]:
-    """Open a file in one way and return what happened."""
-    before, start, said, kinds = listing(root), time.perf_counter(), "", []
-    watch.seen = []
-    try:
-        way(path)
-    except BaseException as error:  # noqa: BLE001 - also what only a wrong exit would be
-        said, kinds = str(error), [one.__name__ for one in type(error).__mro__]
-    events, watch.seen = watch.seen, None
-    after = listing(root)
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    seconds = time.perf_counter() - start
-    return {"said": said, "kinds": kinds, "events": events, "changed": changed, "seconds": seconds}
-
-
-def run(root: Path, names: list[str]) -> None:
-    """Make and open files, each in all ways, and print what came of it."""
-    import onnxruntime  # noqa: F401 - what it takes is not the files' fault
-    import torch
-
-    from napari_maskcal.restore.loaders.base import content_sha256
-    from napari_maskcal.restore.loaders.registry import loaders
-    from napari_maskcal.restore.loaders.trust import trust
-
-    loaders()
-    watch, hostile_files, all_ways = Watch(), everything(), ways()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    for name in names:
-        hostile, path = hostile_files[name], root / name / name
-        path.parent.mkdir()
-        os.environ["XDG_CONFIG_HOME"] = str(root / name / "config")
-        os.environ["XDG_DATA_HOME"] = str(root / name / "data")
-        hostile.make(path)
-        if hostile.trusted:
-            trust(content_sha256(path), name=name)
-        for way, function in all_ways.items():
-            if hostile.opens and way != "load_restorer":
-                continue
-            print(json.dumps({"begins": way, "name": name}), flush=True)
-            signal.alarm(SECONDS)  # ends the process, whatever it is in
-            torch.manual_seed(0)
-            found = attempt(function, path, watch, root)
-            signal.alarm(0)
-            print(json.dumps({"name": name, "way": way, **found}), flush=True)
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2:])
+    contents = {
+        "script.pt": honest_script, "export.pt2": honest_export, "graph.onnx": honest_graph,
+        "own.safetensors": honest_restorer, "own.maskcal": honest_bundle,
+    }  # fmt: skip
+    made = {name: partial(lambda path, of: path.write_bytes(of()), of=content) for name, content in contents.items()}
+    return made | honest_packages()

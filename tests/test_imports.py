@@ -14,7 +14,8 @@ HEAVY = {"torch", "dask", "scipy", "skimage", "zarr", "lpips"}
 TORCH_NEEDED = ("loaders.adapted", "loaders.bioimage_network", "loaders.onnx_session", "loaders.probe",
                 "loaders.spandrel_network", "mask.budget", "mask.checkpoint", "mask.collapse", "mask.composed",
                 "mask.learner", "mask.losses", "mask.network", "mask.scores", "mask.train", "mask.weight",
-                "restore.device", "restore.engine", "restore.unet", "restore.whole")  # fmt: skip
+                "restore.arithmetic", "restore.device", "restore.engine", "restore.unet", "restore.volumes",
+                "restore.whole")  # fmt: skip
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(napari_maskcal.__path__, "napari_maskcal.")

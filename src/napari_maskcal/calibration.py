@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_maskcal.calibrate.certify import Measured
 from napari_maskcal.calibrate.measure import CalibrationField, MeasuredField, measure_fields
 from napari_maskcal.calibrate.promise import Promise
-from napari_maskcal.calibration_fields import fields_of, survey_plan
+from napari_maskcal.calibration_fields import fields_of, stack_planes, survey_plan
 from napari_maskcal.calibration_plan import Plan, check_plan, groups_needed
 from napari_maskcal.distance.registry import Distance, is_built_in, on_device, parse_distance
 from napari_maskcal.models import GIVEN_RESTORER, matched
@@ -175,6 +175,8 @@ def _measure_all(
     """Fill `measured`, first with what is kept from an earlier calibration, and yield a `FieldMeasured` for each."""
     if not is_built_in(plan.distance):
         cache = None  # what a user's function computes may change while its name, and even its text, stay
+    if plan.restorer.card.needs_stack:
+        cache = None  # a measurement depends on planes above and below, whose content is not in its key
     keys = [_key(plan, item) for item in surveyed]
     for i, fields in _kept(plan, keys, cache).items():
         measured[i] = _renamed(fields, surveyed[i].triplet)
@@ -242,6 +244,7 @@ def _together(plan: Plan, measured: Sequence[MeasuredField]) -> Measured:
         fingerprint=plan.fingerprint,
         uncertainty=plan.mask_model.card.name,
         grouped=plan.triplets.grouped,
+        stack_planes=stack_planes(plan.triplets, plan.restorer),
         pixel_size=plan.pixel_size,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,17 +14,26 @@ from napari_maskcal.restore.events import CancelToken, PlaneDone, Warned
 from napari_maskcal.restore.given import Given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from napari_maskcal.calibration_plan import Plan
+    from napari_maskcal.models import Restorer
     from napari_maskcal.read.cache import Cache
+    from napari_maskcal.read.parts import Triplet
     from napari_maskcal.read.survey import Surveyed
 
 _ROUNDING = 1e-6  # of float32, in shares of the intensity range
 
 
 def survey_plan(plan: Plan, *, cache: Cache | None = None, cancel: CancelToken | None = None) -> Iterator[Surveyed]:
-    """Look at the triplets of a plan for what it takes of them; see `survey`."""
+    """Look at the triplets of a plan for what it takes of them; see `survey`.
+
+    Raises
+    ------
+    ValueError
+        See `check_stacks`.
+    """
+    check_stacks(plan.triplets, plan.restorer)
     return survey(
         plan.triplets,
         cache=cache,
@@ -43,20 +52,46 @@ def fields_of(
     cancel: CancelToken,
     warned: list[Warned],
 ) -> Iterator[list[CalibrationField]]:
-    """Restore and mask each triplet, and yield its fields; warnings are put into `warned`."""
+    """Restore and mask each triplet, and yield its fields, in their order; warnings are put into `warned`."""
     from napari_maskcal.restore.engine import process  # torch: 2 s that a dock should not take to open
 
-    image = _image_of(surveyed, "degraded")
+    image = _image_of(surveyed, "degraded", with_stacks=plan.restorer.card.needs_stack)
     given = Given(
         restored=_image_of(surveyed, "restored") if plan.restorer.network is None else None,
         uncertainty=_image_of(surveyed, "uncertainty") if plan.mask_model.network is None else None,
     )
     indices = [(i,) for i in range(len(surveyed))]
+    early: dict[int, PlaneDone] = {}  # planes of a volume may come before their turn
+    turn = 0
     for event in process(image, indices, plan.restorer, plan.mask_model, given=given, device=device, cancel=cancel):
         if isinstance(event, Warned):
             warned.append(event)
         if isinstance(event, PlaneDone):
-            yield _fields_of_plane(plan, surveyed[event.index[0]], event)
+            early[event.index[0]] = event
+        while turn in early:
+            yield _fields_of_plane(plan, surveyed[turn], early.pop(turn))
+            turn += 1
+
+
+def stack_planes(triplets: Iterable[Triplet], restorer: Restorer) -> int | None:
+    """Return how many planes the thinnest stack has that a restorer of volumes is given; None for one of planes."""
+    if not restorer.card.of_volumes:
+        return None
+    return min((triplet.degraded.stack_planes for triplet in triplets), default=None)
+
+
+def check_stacks(triplets: Iterable[Triplet], restorer: Restorer) -> None:
+    """Raise ValueError if planes of one stack, which are restored from each other, count as different specimens."""
+    if not restorer.card.needs_stack:
+        return
+    groups: dict[Any, Triplet] = {}
+    for triplet in triplets:
+        known = groups.setdefault(triplet.degraded.stack_key, triplet)
+        if known.group != triplet.group and triplet.degraded.stack_planes > 1:
+            raise ValueError(
+                f"{known.name} and {triplet.name} are planes of one stack, which {restorer.card.name} restores "
+                f"together, but count as two specimens, {known.group} and {triplet.group}; name specimens by file"
+            )
 
 
 def _fields_of_plane(plan: Plan, item: Surveyed, done: PlaneDone) -> list[CalibrationField]:
@@ -89,7 +124,7 @@ def _cut(plane: CalibrationField, size: int) -> list[CalibrationField]:
     ]  # fmt: skip
 
 
-def _image_of(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
+def _image_of(surveyed: Sequence[Surveyed], name: str, *, with_stacks: bool = False) -> TripletImage:
     """Return one part of all triplets as an image."""
     parts = [item.triplet.parts().get(name) for item in surveyed]
     if None in parts:
@@ -99,4 +134,5 @@ def _image_of(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
             "and nothing was chosen that makes it; add the images, or choose a model"
         )
     known = [part for part in parts if part is not None]
-    return image_of_parts(known, [item.hashes[name] for item in surveyed], name=f"the {name} images")
+    hashes = [item.hashes[name] for item in surveyed]
+    return image_of_parts(known, hashes, name=f"the {name} images", with_stacks=with_stacks)

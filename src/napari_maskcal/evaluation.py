@@ -176,6 +176,8 @@ def _field_px(certificate: Certificate, triplets: Triplets, factor: int) -> int 
     plane = triplets[0].degraded
     height, width = (factor * n for n in plane.shape)
     certificate.check_plane((height, width), name=plane.describe())
+    for triplet in triplets if certificate.stack_planes is not None else ():
+        certificate.check_stack(triplet.degraded.stack_planes, name=triplet.degraded.describe())
     certificate.check_pixel_size(plane.pixel_size, name=plane.describe())
     if (height, width) == certificate.field_shape:
         return None

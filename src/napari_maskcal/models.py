@@ -29,8 +29,8 @@ class Restorer:
     card
         What it says about itself.
     network
-        Maps normalised (N, 1, Y, X) to (N, 1, factor Y, factor X). None: another tool made the restored images,
-        and they are given with the degraded ones.
+        Maps normalised (N, 1, Y, X) to (N, 1, factor Y, factor X), or of volumes (N, 1, Z, Y, X) to the same.
+        None: another tool made the restored images, and they are given with the degraded ones.
     sha256
         Of the file it came from; ``"given"`` without a network.
     """
@@ -39,11 +39,16 @@ class Restorer:
     network: nn.Module | None
     sha256: str
 
-    def __call__(self, plane: NDArray[Any]) -> NDArray[np.float32]:
-        """Return a (Y, X) plane restored, in its own intensity units."""
-        from napari_maskcal.restore.whole import restore_plane
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether a mask network can run it again on views of a plane."""
+        return self.network is not None and not self.card.of_volumes
 
-        return restore_plane(self, plane)
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Return a (Y, X) plane restored, in its own intensity units; of a restorer of volumes, a (Z, Y, X) volume."""
+        from napari_maskcal.restore.whole import restore_plane, restore_volume
+
+        return restore_volume(self, image) if self.card.of_volumes else restore_plane(self, image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

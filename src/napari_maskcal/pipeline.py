@@ -205,6 +205,8 @@ def review(
         indices = list(dict.fromkeys(asked))
         height, width = (restorer.card.scale_factor * n for n in image.shape[-2:])
         promise.check_plane((height, width), name=image.name)
+        if indices:  # stacks of one image are all as thick
+            promise.check_stack(len(image.stack_of(indices[0])), name=image.describe(indices[0]))
         promise.check_pixel_size(image.pixel_size, name=image.name)
         given = Given(restored=restored, uncertainty=uncertainty)
         check_given(image, restorer, mask_model, given)

@@ -52,12 +52,12 @@ def candidates(plan: TrainingPlan, network: MaskNetwork) -> Iterator[Candidate]:
     """Yield what can be had for a plan, in the order of preference.
 
     The spread is that of the restorer over quarter turns, which costs three more of its passes for each plane. In the
-    benchmark, mirrored views beside them changed the masks by a few percent.
+    benchmark, mirrored views beside them changed the masks by a few percent. Restorers of volumes have no turned views.
     """
     from napari_maskcal.mask.composed import budget_of, mean_of, of_network, of_residual, of_views
 
     yield Candidate(name=TRAINED, part=as_used(network, power=plan.power))
-    if plan.restorer.network is not None:
+    if plan.restorer.can_be_asked:
         spread = of_views(mirrors=False)
         if plan.power is not None:
             together = [of_network(network), spread]

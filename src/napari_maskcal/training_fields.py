@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_maskcal.calibration_fields import check_stacks
 from napari_maskcal.mask.recipe import TrainingField
 from napari_maskcal.mask.untrained import constant_mask
 from napari_maskcal.read.faults import Fault, FaultyTriplets
@@ -39,7 +40,10 @@ def surveyed_triplets(
     ------
     FaultyTriplets
         With all that is wrong with any of them.
+    ValueError
+        See `check_stacks`.
     """
+    check_stacks(plan.triplets, plan.restorer)
     found: list[Surveyed] = []
     card = plan.restorer.card
     for item in survey(
@@ -72,18 +76,18 @@ def restored_fields(
 
     if told := check_memory(bytes_held(item.triplet for item in surveyed), available_bytes()):
         yield Warned(message=told)
-    found: list[TrainingField] = []
+    found: dict[int, TrainingField] = {}  # planes of a volume may come in another order
     given = Given(restored=_image(surveyed, "restored") if plan.restorer.network is None else None)
     planes = [(i,) for i in range(len(surveyed))]
+    image = _image(surveyed, "degraded", with_stacks=plan.restorer.card.needs_stack)
     for event in process(
-        _image(surveyed, "degraded"), planes, plan.restorer, constant_mask(plan.restorer), given=given, device=device,
-        cancel=cancel,
-    ):  # fmt: skip
+        image, planes, plan.restorer, constant_mask(plan.restorer), given=given, device=device, cancel=cancel
+    ):
         if isinstance(event, PlaneDone):
-            found.append(_field(plan, surveyed[event.index[0]], event))
+            found[event.index[0]] = _field(plan, surveyed[event.index[0]], event)
         else:
             yield event
-    return found
+    return [found[number] for number in sorted(found)]
 
 
 def bytes_held(triplets: Iterable[Triplet]) -> int:
@@ -131,11 +135,11 @@ def _field(plan: TrainingPlan, item: Surveyed, done: PlaneDone) -> TrainingField
             "measured; leave it out"
         )
     degraded = read_unchanged(triplet.degraded, hashes["degraded"])
-    prepared = plan.restorer.card.prepared(degraded, done.offset, done.span, where=triplet.degraded.describe())
     images = (normalise(image, done.offset, done.span)[None] for image in (degraded, done.restored, truth))
     degraded, restored, truth = images
     return TrainingField(
-        degraded=degraded, restored=restored, truth=truth, name=triplet.name, group=triplet.group, prepared=prepared
+        degraded=degraded, restored=restored, truth=truth, name=triplet.name, group=triplet.group,
+        prepared=done.prepared,
     )  # fmt: skip
 
 
@@ -153,9 +157,10 @@ def _seen_by_restorer(plan: TrainingPlan, surveyed: Sequence[Surveyed]) -> Itera
                 )
 
 
-def _image(surveyed: Sequence[Surveyed], name: str) -> TripletImage:
+def _image(surveyed: Sequence[Surveyed], name: str, *, with_stacks: bool = False) -> TripletImage:
     parts = [item.triplet.parts()[name] for item in surveyed]
-    return image_of_parts(parts, [item.hashes[name] for item in surveyed], name=f"the {name} images")
+    hashes = [item.hashes[name] for item in surveyed]
+    return image_of_parts(parts, hashes, name=f"the {name} images", with_stacks=with_stacks)
 
 
 def _size(shape: tuple[int, int]) -> int:

@@ -21,7 +21,7 @@ from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.restore.engine import process
 from napari_maskcal.restore.events import PlaneDone
 from napari_maskcal.restore.loaders import description, python_function, registry, trust
-from napari_maskcal.restore.loaders.base import NotDescribedError, NotTrustedError, content_sha256
+from napari_maskcal.restore.loaders.base import NotDescribedError, NotTrustedError, Said, content_sha256
 from napari_maskcal.restore.loaders.probe import probe
 from napari_maskcal.restore.loaders.python_function import find_plugin, restorer_of
 from napari_maskcal.restore.unet import UNet
@@ -256,7 +256,7 @@ class Padded(nn.Module):
 
 
 def found(network: nn.Module, **known: Any) -> tuple[Any, ...]:
-    result = probe(network.eval().requires_grad_(False), name="it", **known)
+    result = probe(network.eval().requires_grad_(False), name="it", said=Said(**known))
     return result.channels, result.scale_factor, result.stride_px, result.halo_px
 
 
@@ -301,7 +301,10 @@ class Fails(nn.Module):
     [
         (nn.AvgPool2d(2), "it makes 64 pixels of 128; only networks that keep the size, or enlarge it"),
         (nn.Conv2d(1, 1, 5), "it makes 124 pixels of 128"),
-        (nn.Conv2d(5, 1, 3, padding=1), "it takes no plane of 1 or 3 channels and 64 to 512 pixels: Given groups=1"),
+        (
+            nn.Conv2d(5, 1, 3, padding=1),
+            "it takes no plane and no volume of 1 or 3 channels and 64 to 512",
+        ),
         (nn.Conv2d(1, 7, 3, padding=1), "it is no restorer"),
         (Noise(), "it gives another answer each time"),
         (nn.Threshold(2.0, float("nan")), "it gives values that are NaN or infinite"),

@@ -148,6 +148,8 @@ class Certificate(BaseModel):
         and the (Y, X) size the promise is about.
     plane_shape
         (Y, X) of the planes that the fields were cut from: their range of intensities is measured on the plane.
+    stack_planes
+        How many planes the thinnest calibrated stack has, where planes are restored as parts of volumes; else None.
     pixel_size
         Of the degraded images, where their files say it.
     uncertainty
@@ -187,6 +189,7 @@ class Certificate(BaseModel):
     grouped: bool = True
     field_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     plane_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    stack_planes: Annotated[int, Field(ge=1)] | None = None
     pixel_size: PixelSize | None = None
     fingerprint: Fingerprint
     uncertainty: str = ""
@@ -351,6 +354,15 @@ class Certificate(BaseModel):
             f"{name} has pixels of {found}, the calibrated images of {self.pixel_size}: at another magnification the "
             "promise says nothing; correct the image's pixel size if it is wrong, or calibrate on such images"
         )
+
+    def check_stack(self, planes: int, *, name: str) -> None:
+        """Raise ValueError if a stack is thinner than the calibrated ones: its planes have fewer neighbours."""
+        if self.stack_planes is not None and planes < self.stack_planes:
+            raise ValueError(
+                f"{name} is in a stack of {planes} planes, fewer than the {self.stack_planes} of the thinnest stack "
+                "calibrated: planes are restored from their neighbours, so the promise says nothing about it; take "
+                "thicker stacks, or calibrate on thinner ones"
+            )
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise ValueError, naming what differs, unless the promise holds for `fingerprint`."""

@@ -55,6 +55,8 @@ class Measured:
         Of what made the uncertainty, and its name for the reader.
     grouped
         Whether the user named the groups.
+    stack_planes
+        See `Certificate`.
     pixel_size
         Of the degraded images, where it is known.
     """
@@ -67,6 +69,7 @@ class Measured:
     fingerprint: Fingerprint
     uncertainty: str = ""
     grouped: bool = True
+    stack_planes: int | None = None
     pixel_size: PixelSize | None = None
 
     @classmethod
@@ -136,6 +139,7 @@ class Measured:
             grouped=self.grouped,
             field_shape=self.fields[0].shape,
             plane_shape=self.fields[0].plane_shape,
+            stack_planes=self.stack_planes,
             pixel_size=self.pixel_size,
             fingerprint=self.fingerprint,
             uncertainty=self.uncertainty,

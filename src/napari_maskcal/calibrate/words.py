@@ -52,6 +52,11 @@ def limits_sentence(certificate: Certificate) -> str:
     if certificate.plane_shape not in (None, certificate.field_shape):
         planes = " × ".join(map(str, certificate.plane_shape or ()))
         parts.append(f"The fields were cut from planes of {planes} pixels; smaller planes are not covered.")
+    if certificate.stack_planes is not None:
+        parts.append(
+            f"The planes are restored as parts of volumes, from stacks of at least {certificate.stack_planes} planes; "
+            "thinner stacks are not covered."
+        )
     if certificate.guarantee == "expected":
         parts.append(
             f"The average is over calibrations too, so after this one it may be larger; and of a single one of the new "

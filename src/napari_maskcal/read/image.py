@@ -58,6 +58,13 @@ class Image:
         ]
         return list(product(*ranges))
 
+    def stack_of(self, index: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the indices of all planes along Z that a plane is among, its own included; without Z, that alone."""
+        if "Z" not in self.axes:
+            return (index,)
+        z = self.axes.index("Z")
+        return tuple((*index[:z], i, *index[z + 1 :]) for i in range(self.shape[z]))
+
     def read_plane(self, index: tuple[int, ...]) -> NDArray[Any]:
         """Return one (Y, X) plane as a numpy array, checked to be finite.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,28 @@ class Part:
     def dtype(self) -> np.dtype[Any]:
         """What `read` gives."""
         return np.dtype(self.header.dtype)
+
+    def stack(self) -> tuple[Part, ...]:
+        """Return all planes along Z of the file that this is a plane of, its own included; without Z, that alone."""
+        if self.stack_planes == 1:
+            return (self,)
+        z = self.header.axes.index("Z")
+        return tuple(self._at((*self.index[:z], i, *self.index[z + 1 :])) for i in range(self.stack_planes))
+
+    @property
+    def stack_planes(self) -> int:
+        """How many planes `stack` has."""
+        return self.header.stack.get("Z", 1)
+
+    @property
+    def stack_key(self) -> tuple[Any, ...]:
+        """What all planes of a stack have in common, and no others."""
+        origin = self.origin if isinstance(self.origin, str) else id(self.origin)
+        return origin, self.axes, *(i for axis, i in zip(self.header.axes, self.index, strict=False) if axis != "Z")
+
+    def _at(self, index: tuple[int, ...]) -> Part:
+        words = [f"{axis}={i}" for axis, i in zip(self.header.axes, index, strict=False) if axis in self.header.stack]
+        return self if index == self.index else replace(self, index=index, place=f"plane {' '.join(words)}")
 
     def describe(self) -> str:
         """Name the plane for a message: ``low/a.tif, plane Z=3``."""

@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from napari_maskcal.read.names import as_compared, shown
@@ -25,20 +26,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+Axes = Literal["YX", "ZYX"]
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Normalisation(BaseModel):
-    """Intensities become ``(plane - offset) / span``, with two numbers of the degraded plane itself, or fixed ones.
+    """Intensities become ``(plane - offset) / span``, with two numbers of the degraded image itself, or fixed ones.
 
-    They are measured on the whole plane, never on a tile, so tiles agree; and on one plane only, so that a
-    plane's result does not depend on which other planes were selected.
+    They are measured on a whole plane or stack, never on a tile, so tiles agree; and never on the selected planes, so
+    that a plane's result does not depend on which others were selected.
 
     Attributes
     ----------
     kind
         ``"percentile"``: from one percentile to the other. ``"range"``: from the smallest value to the largest.
         ``"mean_std"``: mean and standard deviation. ``"fixed"``: `offset` and `span`.
+    scope
+        On what they are measured: the ``"plane"`` by itself, or all of the ``"stack"`` of planes along Z that it is in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +52,12 @@ class Normalisation(BaseModel):
     high_percentile: float = Field(default=HIGH, gt=0, le=100)
     offset: float = Field(default=0.0, allow_inf_nan=False)
     span: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    scope: Literal["plane", "stack"] = "plane"
+
+    @property
+    def needs_stack(self) -> bool:
+        """Whether other planes than the one to be restored have to be looked at."""
+        return self.scope == "stack" and self.kind != "fixed"
 
     def measure(self, plane: NDArray[Any], *, where: str = "the plane") -> tuple[float, float]:
         """Return the plane's (offset, span) in its own intensity units; `where` names it in the error.
@@ -60,17 +70,30 @@ class Normalisation(BaseModel):
         if self.kind == "fixed":
             return self.offset, self.span
         if self.kind == "mean_std":
-            offset, span = float(plane.mean(dtype=np.float64)), float(plane.std(dtype=np.float64))
-            told = f"its standard deviation is {span:g}"
+            first, second = float(plane.mean(dtype=np.float64)), float(plane.std(dtype=np.float64))
         elif self.kind == "range":
-            low, high = float(plane.min()), float(plane.max())
-            offset, span, told = low, high - low, f"all its values are {low:g}"
+            first, second = float(plane.min()), float(plane.max())
         else:
-            low, high = percentiles(plane, self.low_percentile, self.high_percentile)
-            offset, span = low, high - low
-            told = f"its percentiles {self.low_percentile:g} and {self.high_percentile:g} are both {low:g}"
+            first, second = percentiles(plane, self.low_percentile, self.high_percentile)
+        return self.units(first, second, where=where)
+
+    def units(self, first: float, second: float, *, where: str, rest: str = "such planes") -> tuple[float, float]:
+        """Return (offset, span) for the two numbers that were measured: mean and deviation, or low and high.
+
+        Raises
+        ------
+        ValueError
+            If the span is 0; `where` is constant, and the `rest` is what should be left out.
+        """
+        if self.kind == "mean_std":
+            offset, span, told = first, second, f"its standard deviation is {second:g}"
+        elif self.kind == "range":
+            offset, span, told = first, second - first, f"all its values are {first:g}"
+        else:
+            offset, span = first, second - first
+            told = f"its percentiles {self.low_percentile:g} and {self.high_percentile:g} are both {first:g}"
         if not span > 0:
-            raise ValueError(f"{where} is constant: {told}; leave such planes out")
+            raise ValueError(f"{where} is constant: {told}; leave {rest} out")
         return offset, span
 
     @model_serializer(mode="wrap")
@@ -78,7 +101,8 @@ class Normalisation(BaseModel):
         """Write what the kind depends on: the hash of a mask network covers this, and earlier ones had no kinds."""
         content: dict[str, Any] = write(self)
         used = {"percentile": ("low_percentile", "high_percentile"), "fixed": ("kind", "offset", "span")}
-        return {name: content[name] for name in used.get(self.kind, ("kind",)) if name in content}
+        names = [*used.get(self.kind, ("kind",)), *(["scope"] if self.scope != "plane" else [])]
+        return {name: content[name] for name in names if name in content}
 
 
 class ModelCard(BaseModel):
@@ -93,22 +117,24 @@ class ModelCard(BaseModel):
     network
         The architecture's name and its arguments, such as ``{"kind": "unet", "widths": [16, 32, 64]}``.
     axes
-        Axes of one input, in order. Only planes, ``"YX"``, so far.
+        Axes of one input, in order: planes, ``"YX"``, or of a restorer also volumes, ``"ZYX"``, which keep their size.
     channels
         Channels of one input image.
     scale_factor
         How many restored pixels one degraded pixel becomes along each axis.
     stride_px
-        Input sizes and tile starts have to be multiples of this.
+        Input sizes and tile starts have to be multiples of this along Y and X.
     halo_px
         Radius of the receptive field on the network's own input grid, rounded up to `stride_px`.
-        None: unbounded, so the plane is never cut.
+        None: unbounded, so the plane, or the volume, is never cut.
     min_size_px
         The smallest plane the network takes along each axis.
+    stride_z, halo_z, min_size_z
+        The same along Z, in planes; for volumes alone.
     normalisation
         How intensities are brought to shares of the plane's range: the unit of the uncertainty and of tolerances.
     takes
-        How a restorer of others wants its input, if otherwise than in that unit.
+        How a restorer of others wants its input, if otherwise than in that unit. See `taken`.
     licence, citation, trained_on
         For the reader; `trained_on` names the specimens, which calibration must not use again.
     trained_on_sha256
@@ -120,12 +146,15 @@ class ModelCard(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     role: Literal["restorer", "mask"]
     network: dict[str, Any]
-    axes: Literal["YX"] = "YX"
+    axes: Axes = "YX"
     channels: PositiveInt = 1
     scale_factor: Annotated[int, Field(ge=1, le=16)] = 1
     stride_px: PositiveInt
     halo_px: Annotated[int, Field(ge=0, le=65536)] | None
     min_size_px: PositiveInt
+    stride_z: PositiveInt = 1
+    halo_z: Annotated[int, Field(ge=0, le=65536)] | None = 0
+    min_size_z: PositiveInt = 1
     normalisation: Normalisation = Normalisation()
     takes: Normalisation | None = None
     licence: str = ""
@@ -136,23 +165,59 @@ class ModelCard(BaseModel):
     @field_validator("normalisation")
     @classmethod
     def _is_a_range(cls, normalisation: Normalisation) -> Normalisation:
-        if normalisation.kind != "percentile":
+        if normalisation.kind != "percentile" or normalisation.scope != "plane":
             raise ValueError(
-                "tolerances are shares of a range between percentiles; what a restorer takes is in `takes`"
+                "tolerances are shares of a range between percentiles of a plane; what a restorer takes is in `takes`"
             )
         return normalisation
 
-    def prepared(self, plane: NDArray[Any], offset: float, span: float, *, where: str) -> tuple[float, float] | None:
+    @model_validator(mode="after")
+    def _volumes_are_restored_in_their_own_size(self) -> ModelCard:
+        if self.of_volumes and (self.role != "restorer" or self.scale_factor != 1):
+            raise ValueError("only a restorer that keeps the size of its image is one of volumes, ZYX")
+        return self
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether it takes volumes, and not one plane at a time."""
+        return self.axes == "ZYX"
+
+    @property
+    def taken(self) -> Normalisation:
+        """How the restorer's input is prepared: a volume in one way for all its planes."""
+        taken = self.takes or self.normalisation
+        return taken.model_copy(update={"scope": "stack"}) if self.of_volumes and taken.kind != "fixed" else taken
+
+    @property
+    def needs_stack(self) -> bool:
+        """Whether a plane is restored otherwise, depending on the planes above and below it."""
+        return self.of_volumes or self.taken.needs_stack
+
+    def prepared(
+        self, plane: NDArray[Any], offset: float, span: float, *, where: str, stack: tuple[float, float] | None = None
+    ) -> tuple[float, float] | None:
         """Return the (gain, shift) from a normalised plane to what the network takes; None where that is the same.
 
         Parameters
         ----------
         plane
             As it was measured; `offset` and `span` are those of `normalisation`.
+        stack
+            What `takes` measured on the plane's stack, where it needs that.
+
+        Raises
+        ------
+        ValueError
+            If it needs that, and it is not given.
         """
         if self.takes is None:
             return None
-        own_offset, own_span = self.takes.measure(plane, where=where)
+        if self.takes.needs_stack and stack is None:
+            raise ValueError(
+                f"{self.name} takes intensities in the range of a whole stack, and {where} is a plane by itself; "
+                "restore the stack by pipeline.run"
+            )
+        own_offset, own_span = stack or self.takes.measure(plane, where=where)
         return span / own_span, (offset - own_offset) / own_span
 
     @property
@@ -190,6 +255,9 @@ class ModelCard(BaseModel):
         content: dict[str, Any] = write(self)
         for name in ("trained_on_sha256", "takes"):
             if not content.get(name):
+                content.pop(name, None)
+        if not self.of_volumes:
+            for name in ("stride_z", "halo_z", "min_size_z"):
                 content.pop(name, None)
         return content
 

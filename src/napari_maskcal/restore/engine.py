@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_maskcal.restore.arithmetic import exact_float32, normalise
 from napari_maskcal.restore.asking import uncertainty_of, with_units
 from napari_maskcal.restore.device import is_out_of_memory, pick_device
 from napari_maskcal.restore.events import CancelToken, Event, PlaneDone, Started, TileDone, Warned
 from napari_maskcal.restore.given import NOTHING_GIVEN, Given, check_given, read_uncertainty
+from napari_maskcal.restore.stacks import StackUnits
 from napari_maskcal.restore.tiles import Plan, Tile, plan_tiles, smallest_tile_px
+from napari_maskcal.restore.volumes import Volumes, as_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from napari_maskcal.models import MaskModel, Restorer
     from napari_maskcal.read.image import Image
+
+__all__ = ["Effort", "Pair", "exact_float32", "normalise", "process"]
 
 Index = tuple[int, ...]
 
@@ -72,29 +76,48 @@ class Pair(torch.nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is put on the device at once; `lower` is what an out-of-memory error leads to."""
+    """How much is put on the device at once; `lower` is what an out-of-memory error leads to.
+
+    `max_voxels` is for restorers of volumes, whose tiles come one by one.
+    """
 
     device: torch.device
     max_tile_px: int = 1024
     batch: int = 1
+    max_voxels: int = 2**21
 
     @classmethod
     def on(cls, device: torch.device) -> Effort:
         """Return the first try on a device: on a processor, one tile already keeps all cores busy."""
-        return cls(device=device, batch=1 if device.type == "cpu" else 8)
+        if device.type == "cpu":
+            return cls(device=device)
+        return cls(device=device, batch=8, max_voxels=2**23)
 
-    def lower(self, pair: Pair, plan: Plan, *, cpu_allowed: bool) -> Effort | None:
-        """Return half the batch, else half the tile of `plan`, else the processor, else None."""
+    def lower(self, pair: Pair, plan: Plan, volumes: Volumes | None, *, cpu_allowed: bool) -> Effort | None:
+        """Return half the batch, else half the tile of `plan`, else the processor, else None.
+
+        Tiles of volumes become smaller at the same time: which of both was too large nobody says.
+        """
+        voxels = self.max_voxels if volumes is None else self._fewer_voxels(volumes)
         if self.batch > 1:
-            return replace(self, batch=self.batch // 2)
+            return replace(self, batch=self.batch // 2, max_voxels=voxels)
         if pair.halo_px is not None:
             smallest = smallest_tile_px(halo_px=pair.halo_px, stride_px=pair.stride_px)
             half = max(plan.tile_shape) // 2
             if half >= smallest:
-                return replace(self, max_tile_px=half)
+                return replace(self, max_tile_px=half, max_voxels=voxels)
+        if voxels < self.max_voxels:
+            return replace(self, max_voxels=voxels)
         if cpu_allowed and self.device.type != "cpu":
             return Effort.on(torch.device("cpu"))
         return None
+
+    def _fewer_voxels(self, volumes: Volumes) -> int:
+        """Return the largest halving of the voxels at which tiles are smaller; as many as now where there is none."""
+        now, fewer = volumes.tile_shape(most_voxels=self.max_voxels), self.max_voxels // 2
+        while fewer and volumes.tile_shape(most_voxels=fewer) == now:
+            fewer //= 2
+        return fewer or self.max_voxels
 
 
 def process(
@@ -107,7 +130,9 @@ def process(
     device: str = "auto",
     cancel: CancelToken | None = None,
 ) -> Iterator[Event]:
-    """Restore `planes` of `image` in the order given and yield what happens.
+    """Restore `planes` of `image` and yield what happens.
+
+    They come in the order given; those that a restorer of volumes makes together, after the first of them.
 
     Parameters
     ----------
@@ -129,13 +154,14 @@ def process(
     Raises
     ------
     ValueError
-        If the plane is too small for the networks, constant, or not finite, or the device is none; if more or less
-        is given than the networks leave out, or the mask network asks for a restorer and there is none.
+        If a plane or its stack is too small for the networks, constant, or not finite, or the device is none; if more
+        or less is given than the networks leave out, or the mask network asks for a restorer and there is none.
     MemoryError
         If the smallest tile does not fit the device.
     """
     check_given(image, restorer, mask_model, given)
-    pair = Pair(restorer, mask_model).eval()
+    source = _Source.of(image, restorer, given)
+    pair = Pair(restorer if source.volumes is None else as_given(restorer), mask_model).eval()
     shape = (image.shape[-2], image.shape[-1])
     if min(shape) < pair.min_size_px:
         raise ValueError(
@@ -144,20 +170,51 @@ def process(
         )
     effort = Effort.on(pick_device(device))
     plan = _plan(shape, pair, effort)
-    yield Started(planes=len(planes), tiles=len(plan.tiles) * len(planes), device=str(effort.device))
+    _, ahead = source.begin(planes, effort)
+    yield Started(planes=len(planes), tiles=len(plan.tiles) * len(planes) + ahead, device=str(effort.device))
     try:
-        source = _Source(image, given)
         yield from _until_it_fits(source, planes, plan, pair, effort, cancel or CancelToken(), device == "auto")
     finally:
         pair.to("cpu")  # the networks are the caller's, who may use them on the processor next
+        if source.volumes is not None:
+            source.volumes.to("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the pixels come from."""
+    """Where the pixels come from, and what is known of their stacks."""
 
     image: Image
     given: Given
+    units: StackUnits
+    volumes: Volumes | None
+
+    @classmethod
+    def of(cls, image: Image, restorer: Restorer, given: Given) -> _Source:
+        units = StackUnits(image, restorer.card.taken)
+        return cls(image, given, units, Volumes(image, restorer, units) if restorer.card.of_volumes else None)
+
+    def begin(self, planes: Sequence[Index], effort: Effort) -> tuple[list[Index], int]:
+        """Return the planes in the order in which they come, and how many steps `prepare` takes for all of them."""
+        if self.volumes is None:
+            return list(planes), self.units.steps(planes)
+        ordered = self.volumes.plan(planes, most_voxels=effort.max_voxels)
+        return ordered, self.units.steps(planes) + self.volumes.steps
+
+    def prepare(self, index: Index, device: torch.device, cancel: CancelToken) -> Iterator[None]:
+        """Do what has to be done before a plane can be opened, and yield after each step."""
+        for _ in self.units.measure(index):
+            yield
+            if cancel.cancelled:
+                return
+        if self.volumes is not None:
+            yield from self.volumes.compute(index, device, cancel)
+
+    def read_restored(self, index: Index) -> NDArray[Any] | None:
+        """Return the restored plane where no network of the pair makes it."""
+        if self.volumes is not None:
+            return self.volumes.read_plane(index)
+        return None if self.given.restored is None else self.given.restored.read_plane(index)
 
 
 def _until_it_fits(
@@ -180,11 +237,14 @@ def _until_it_fits(
                 raise
             out_of_memory = True
         if out_of_memory:  # outside the except block: its traceback would keep the tensors alive
-            tried, lowered = effort, effort.lower(pair, plan, cpu_allowed=cpu_allowed)
+            tried, lowered = effort, effort.lower(pair, plan, source.volumes, cpu_allowed=cpu_allowed)
             if lowered is None:
+                smallest: tuple[int, ...] = plan.tile_shape
+                if source.volumes is not None:
+                    smallest = source.volumes.tile_shape(most_voxels=tried.max_voxels)
                 raise MemoryError(
-                    f"{tried.device} has too little memory even for one tile of {plan.tile_shape[0]} × "
-                    f"{plan.tile_shape[1]} pixels; close other programs or choose another device"
+                    f"{tried.device} has too little memory even for one tile of {' × '.join(map(str, smallest))} "
+                    "pixels; close other programs or choose another device"
                 )
             effort = lowered
             if tried.device.type == "cuda":
@@ -192,8 +252,12 @@ def _until_it_fits(
             plan = _plan(plan.shape, pair, effort)
             yield Warned(
                 message=f"{tried.device} ran out of memory; going on with {effort.batch} tile(s) of at most "
-                f"{effort.max_tile_px} pixels at a time on {effort.device}"
+                f"{effort.max_tile_px} pixels{_of_volumes(source, effort)} at a time on {effort.device}"
             )
+
+
+def _of_volumes(source: _Source, effort: Effort) -> str:
+    return "" if source.volumes is None else f", and pieces of volumes of about {effort.max_voxels}"
 
 
 def _plan(shape: tuple[int, int], pair: Pair, effort: Effort) -> Plan:
@@ -221,11 +285,11 @@ def _open(source: _Source, index: Index, plan: Plan, pair: Pair) -> _OpenPlane:
     plane = source.image.read_plane(index)
     where = source.image.describe(index)
     offset, span = pair.card.normalisation.measure(plane, where=where)
-    prepared = pair.card.prepared(plane, offset, span, where=where)
+    stack = source.units.of(index) if pair.card.taken.needs_stack else None
+    prepared = pair.card.prepared(plane, offset, span, where=where, stack=stack)
     inputs, given = [_padded(normalise(plane, offset, span), plan)], source.given
     outputs = [np.empty([pair.factor * n for n in plan.padded_shape], np.float32) for _ in range(2)]
-    if given.restored is not None:
-        restored = given.restored.read_plane(index)
+    if (restored := source.read_restored(index)) is not None:
         inputs.append(_padded(normalise(restored, offset, span), plan))
         with np.errstate(over="ignore"):  # what becomes infinite here is refused with the outputs
             outputs[0] = restored.astype(np.float32)
@@ -239,15 +303,6 @@ def _padded(plane: NDArray[np.float32], plan: Plan) -> Tensor:
     if any(after for _, after in padding):
         plane = np.pad(plane, padding, mode="reflect")
     return torch.from_numpy(plane)[None]
-
-
-def normalise(plane: NDArray[Any], offset: float, span: float) -> NDArray[np.float32]:
-    """Return ``(plane - offset) / span`` in float32."""
-    # float32 holds 16-bit integers exactly; wider ones would lose digits before the offset is taken off.
-    if plane.dtype.itemsize > 2:
-        with np.errstate(over="ignore"):  # what becomes infinite here is refused with the outputs
-            return np.asarray((plane.astype(np.float64) - offset) / span, dtype=np.float32)
-    return (plane.astype(np.float32) - np.float32(offset)) / np.float32(span)
 
 
 def _run(
@@ -265,17 +320,26 @@ def _run(
     """
     pair.to(effort.device)
     pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if source.volumes is not None:
+        source.volumes.to(effort.device)
+    pending[:], ahead = source.begin(pending, effort)
     jobs = [(index, tile) for index in pending for tile in plan.tiles]
-    total = planes * len(plan.tiles)
-    done = total - len(jobs)
+    total = planes * len(plan.tiles) + ahead
+    done = total - len(jobs) - ahead
     open_planes: dict[Index, _OpenPlane] = {}
     for first in range(0, len(jobs), effort.batch):
         if cancel.cancelled:
             return
         batch = jobs[first : first + effort.batch]
         for index, _ in batch:
-            if index not in open_planes:
-                open_planes[index] = _open(source, index, plan, pair)
+            if index in open_planes:
+                continue
+            for _ in source.prepare(index, effort.device, cancel):
+                done += 1
+                yield TileDone(done=done, total=total)
+            if cancel.cancelled:
+                return
+            open_planes[index] = _open(source, index, plan, pair)
         _compute([(open_planes[index], tile) for index, tile in batch], pair, effort.device)
         done += len(batch)
         yield TileDone(done=done, total=total)
@@ -305,19 +369,6 @@ def _compute(batch: list[tuple[_OpenPlane, Tile]], pair: Pair, device: torch.dev
         plane.tiles_left -= 1
 
 
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Compute in the float32 that was calibrated, whatever precision others have asked of torch.
-
-    TensorFloat-32, torch's default for convolutions on CUDA, has 10 bits, and autocast has 7 or 10.
-    """
-    with ExitStack() as settings:
-        settings.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            settings.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-        yield
-
-
 def _close(plane: _OpenPlane, plan: Plan, pair: Pair, *, where: str) -> PlaneDone:
     """Take the padding off and return to the image's own intensities."""
     inside = tuple(slice(0, pair.factor * n) for n in plan.shape)
@@ -332,5 +383,6 @@ def _close(plane: _OpenPlane, plan: Plan, pair: Pair, *, where: str) -> PlaneDon
                 f"{where}: the {what} has {count} values that are NaN or infinite; clip the extreme pixels of the image"
             )
     return PlaneDone(
-        index=plane.index, restored=restored, uncertainty=uncertainty, offset=plane.offset, span=plane.span
+        index=plane.index, restored=restored, uncertainty=uncertainty, offset=plane.offset, span=plane.span,
+        prepared=plane.prepared,
     )  # fmt: skip

@@ -37,7 +37,7 @@ class TileDone:
 class PlaneDone:
     """A plane is whole: restored in the image's intensity units, uncertainty above 0, both float32.
 
-    `offset` and `span` are what the plane's intensities were normalised with.
+    `offset` and `span` are what the plane's intensities were normalised with; for `prepared` see `ModelCard`.
     """
 
     index: tuple[int, ...]
@@ -45,6 +45,7 @@ class PlaneDone:
     uncertainty: NDArray[np.float32]
     offset: float = 0.0
     span: float = 1.0
+    prepared: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,12 +64,13 @@ def check_given(image: Image, restorer: Restorer, mask_model: MaskModel, given: 
 
 
 def check_asked(restorer: Restorer, mask_model: MaskModel) -> None:
-    """Raise ValueError if the mask network asks a restorer that is not there."""
-    if mask_model.card.asks_restorer and restorer.network is None:
-        raise ValueError(
-            f"{mask_model.card.name} asks the restorer again, for turned views of the image, and {restorer.card.name} "
-            "cannot be asked; choose the restorer itself"
-        )
+    """Raise ValueError if the mask network asks a restorer that is not there, or that takes no planes."""
+    if not mask_model.card.asks_restorer or restorer.can_be_asked:
+        return
+    told = f"{mask_model.card.name} asks the restorer again, for turned views of the plane, and {restorer.card.name}"
+    if restorer.network is None:
+        raise ValueError(f"{told} cannot be asked; choose the restorer itself")
+    raise ValueError(f"{told} restores whole volumes; choose another uncertainty, such as a trained mask network")
 
 
 def grid_fault(shape: tuple[int, ...], found: tuple[int, ...], *, part: str, factor: int = 1) -> str:

@@ -1,10 +1,13 @@
-"""Where tiles lie: pure geometry, no pixel is touched here."""
+"""Where tiles of planes and of volumes lie: pure geometry, no pixel is touched here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, isqrt
+
+LARGEST_DEPTH = 32
+"""Of a slab of a volume, where the halo does not ask for more: a slab of large planes is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,78 @@ def plan_tiles(shape: tuple[int, int], *, max_tile_px: int, halo_px: int | None,
     padded_y, padded_x = (spans[-1][0].stop for spans in axes)
     tile_y, tile_x = (spans[0][0].stop for spans in axes)
     return Plan(shape, (padded_y, padded_x), (tile_y, tile_x), tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlan:
+    """All tiles of a volume of one shape: slabs along Z, and in each slab the same pieces along Y and X.
+
+    Attributes
+    ----------
+    shape, padded_shape
+        (Z, Y, X), and the same after padding the far ends to multiples of the strides.
+    z, y, x
+        What is read along an axis, and what is written of it; see `Tile`.
+    halo_z, stride_z, least_z
+        Along Z, in planes; a halo of None is never cut.
+    """
+
+    shape: tuple[int, int, int]
+    padded_shape: tuple[int, int, int]
+    z: list[tuple[slice, slice]]
+    y: list[tuple[slice, slice]]
+    x: list[tuple[slice, slice]]
+    halo_z: int | None
+    stride_z: int
+    least_z: int
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Size of the largest tile."""
+        z, y, x = (spans[0][0].stop for spans in (self.z, self.y, self.x))
+        return z, y, x
+
+    def slab_of(self, z: int) -> int:
+        """Return the number of the slab that writes a plane."""
+        return next(number for number, (_, write) in enumerate(self.z) if write.start <= z < write.stop)
+
+    def narrowed(self, number: int, first: int, stop: int) -> tuple[slice, slice]:
+        """Return what is read and written of a slab for its planes from `first` to before `stop` alone."""
+        whole, _ = self.z[number]
+        if self.halo_z is None:
+            return whole, slice(first, stop)
+        start = max(0, first - self.halo_z) // self.stride_z * self.stride_z
+        end = min(whole.stop, max(_up(stop + self.halo_z, self.stride_z), start + _up(self.least_z, self.stride_z)))
+        if end - start < self.least_z:
+            start = max(whole.start, (end - self.least_z) // self.stride_z * self.stride_z)
+        return slice(start, end), slice(first, stop)
+
+
+def plan_volume(
+    shape: tuple[int, int, int],
+    *,
+    most_voxels: int,
+    halo: tuple[int, int] | None,
+    stride: tuple[int, int],
+    least: tuple[int, int],
+) -> VolumePlan:
+    """Cut a volume into slabs, and these into tiles of at most so many voxels, if the halo leaves room.
+
+    Parameters
+    ----------
+    shape
+        (Z, Y, X).
+    halo, stride, least
+        Reach, grid and smallest size of the network: along Z, and along Y and X. A halo of None never cuts.
+    """
+    halo_z, halo_px = halo or (None, None)
+    room = round(most_voxels ** (1 / 3))
+    depth = max(4 * (halo_z or 0), least[0], min(room, LARGEST_DEPTH))
+    z = _plan_axis(shape[0], max_tile_px=depth, halo_px=halo_z, stride_px=stride[0])
+    side = max(4 * (halo_px or 0), least[1], isqrt(most_voxels // z[0][0].stop))
+    y, x = (_plan_axis(n, max_tile_px=side, halo_px=halo_px, stride_px=stride[1]) for n in shape[1:])
+    ends = (spans[-1][0].stop for spans in (z, y, x))
+    return VolumePlan(shape, (next(ends), next(ends), next(ends)), z, y, x, halo_z, stride[0], least[0])
 
 
 def smallest_tile_px(*, halo_px: int, stride_px: int) -> int:

@@ -27,29 +27,29 @@ class Frozen(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, channels, Y, X) to (N, channels, factor Y, factor X)."""
+        """Map (N, channels, Y, X) to (N, channels, factor Y, factor X); of volumes with Z."""
         restored: Tensor = self.network(image)
         return restored
 
 
-class OfPlanes(nn.Module):
-    """A function of one (Y, X) numpy plane, as a module."""
+class OfArrays(nn.Module):
+    """A function of one (Y, X) or (Z, Y, X) numpy array, as a module."""
 
     def __init__(self, function: Callable[[NDArray[np.float32]], Any], name: str) -> None:
         super().__init__()
         self._function, self._name = function, name
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, Y, X) to (N, 1, factor Y, factor X)."""
-        planes = [self._of(plane) for plane in image[:, 0].cpu().numpy()]
-        return torch.from_numpy(np.stack(planes))[:, None].to(image.device)
+        """Map (N, 1, Y, X) to (N, 1, factor Y, factor X), or (N, 1, Z, Y, X) to the same."""
+        arrays = [self._of(array) for array in image[:, 0].cpu().numpy()]
+        return torch.from_numpy(np.stack(arrays))[:, None].to(image.device)
 
-    def _of(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored = np.asarray(self._function(plane.copy()))
-        if restored.ndim != 2 or restored.dtype.kind not in "fiub":
+    def _of(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        restored = np.asarray(self._function(array.copy()))
+        if restored.ndim != array.ndim or restored.dtype.kind not in "fiub":
             raise ValueError(
                 f"{self._name} gave an array of shape {restored.shape} and type {restored.dtype}; a restorer gives a "
-                "plane of numbers"
+                f"{'plane' if array.ndim == 2 else 'volume'} of numbers"
             )
         return restored.astype(np.float32)
 
@@ -63,7 +63,7 @@ class Grey(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 1, Y, X) to (N, 1, factor Y, factor X)."""
-        restored: Tensor = self.network(image.expand(-1, self.channels, -1, -1))
+        restored: Tensor = self.network(image.expand(-1, self.channels, *image.shape[2:]))
         check_float32(restored, "the restorer")
         return restored.mean(dim=1, keepdim=True)
 

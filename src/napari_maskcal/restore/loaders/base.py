@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
-    from napari_maskcal.restore.card import Normalisation
+    from napari_maskcal.restore.card import Axes, Normalisation
 
 LARGEST_FILE = 4 * 2**30
 
@@ -23,16 +23,20 @@ class Said:
     ----------
     channels
         Of the network's own input: 1, or 3 for colours.
-    scale_factor, stride_px, halo_px, min_size_px, normalisation
+    axes, scale_factor, stride_px, halo_px, min_size_px, stride_z, halo_z, min_size_z, normalisation
         See `napari_maskcal.restore.card.ModelCard`. A halo that is said is a lower bound: a trial run looks for more.
     """
 
     name: str = ""
+    axes: Axes | None = None
     channels: int | None = None
     scale_factor: int | None = None
     stride_px: int | None = None
     halo_px: int | None = None
     min_size_px: int | None = None
+    stride_z: int | None = None
+    halo_z: int | None = None
+    min_size_z: int | None = None
     normalisation: Normalisation | None = None
     licence: str = ""
     citation: str = ""
@@ -72,6 +76,8 @@ class Loader(Protocol):
 
     def load(self, path: Path) -> nn.Module:
         """Return the network: normalised float32 (N, channels, Y, X) -> (N, channels, factor Y, factor X).
+
+        One of volumes: (N, channels, Z, Y, X) -> the same.
 
         Raises
         ------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.distance.fingerprint import code_sha256
 from napari_maskcal.distance.plugins import needs_no_arguments, package_of
-from napari_maskcal.restore.loaders.base import NotTrustedError
+from napari_maskcal.restore.loaders.base import NotTrustedError, Said
 from napari_maskcal.restore.loaders.trust import is_trusted, trust
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_maskcal.models import Restorer
-    from napari_maskcal.restore.card import Normalisation
+    from napari_maskcal.restore.card import Axes, Normalisation
 
 GROUP = "napari_maskcal.restorers"
 
@@ -28,22 +29,25 @@ def restorer_of(
     *,
     name: str,
     version: str = "",
+    axes: Axes = "YX",
     takes: Normalisation | None = None,
 ) -> Restorer:
-    """Return a restorer that is a function of one plane; a trial run finds its scale, grid and reach.
+    """Return a restorer that is a function of one plane or volume; a trial run finds its scale, grid and reach.
 
     Parameters
     ----------
     function
         Gets a (Y, X) float32 plane, in the units of `takes`, and returns the restored one, (factor Y, factor X), in the
-        same units. The same plane has to give the same answer.
+        same units; of volumes, (Z, Y, X) and the same. The same image has to give the same answer.
     name
         What the user reads.
     version
         Of all that the function depends on: weights, libraries. The hash that ties a certificate to the restorer is
         that of the function's code and of this text; what neither of them tells of, nobody can notice.
+    axes
+        ``"YX"`` for planes, ``"ZYX"`` for volumes.
     takes
-        None: shares of the plane's range.
+        None: shares of the range of the plane, or of all planes of the volume.
 
     Raises
     ------
@@ -52,15 +56,14 @@ def restorer_of(
     """
     from napari_maskcal.models import Restorer
     from napari_maskcal.restore.card import ModelCard
-    from napari_maskcal.restore.loaders.adapted import OfPlanes
+    from napari_maskcal.restore.loaders.adapted import OfArrays
     from napari_maskcal.restore.loaders.probe import probe
     from napari_maskcal.restore.loaders.registry import restorer_sha256
 
-    network = OfPlanes(function, name)
-    found = probe(network, name=name, channels=1)
+    network = OfArrays(function, name)
     card = ModelCard(
-        name=name, role="restorer", network={"kind": "function"}, scale_factor=found.scale_factor,
-        stride_px=found.stride_px, halo_px=found.halo_px, min_size_px=found.min_size_px, takes=takes,
+        name=name, role="restorer", network={"kind": "function"}, takes=takes,
+        **asdict(probe(network, name=name, said=Said(channels=1, axes=axes))),
     )  # fmt: skip
     return Restorer(
         card=card, network=network, sha256=restorer_sha256(card, f"{code_sha256(function)} {version}")

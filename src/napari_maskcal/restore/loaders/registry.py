@@ -12,6 +12,7 @@ from napari_maskcal.restore.loaders.base import (
     Loader,
     NotDescribedError,
     NotTrustedError,
+    Said,
     content_sha256,
 )
 from napari_maskcal.restore.loaders.description import read_description, write_description
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _FOREIGN = ("bioimage", "exported", "torchscript", "onnx_model", "careamics_model", "spandrel_model")
 """Modules of this folder, in the order in which they are asked; none is imported before a foreign file is opened."""
 _COMPUTES = ("network", "channels", "scale_factor", "stride_px", "halo_px", "min_size_px", "normalisation", "takes")
+_OF_VOLUMES = ("axes", "stride_z", "halo_z", "min_size_z")  # of what is computed with; restorers of planes have none
 
 
 def loaders() -> list[Loader]:
@@ -122,12 +124,14 @@ def verified(path: Path) -> str:
 
     restorer = load_restorer(path)
     card = restorer.card
-    found = probe(restorer.network, name=str(path), channels=1)
-    told = {"scale_factor": card.scale_factor, "stride_px": card.stride_px, "halo_px": card.halo_px}
-    if found.scale_factor != card.scale_factor or card.stride_px % found.stride_px:
+    found = probe(restorer.network, name=str(path), said=Said(channels=1, axes=card.axes))
+    names = ["scale_factor", "stride_px", "halo_px", *(["stride_z", "halo_z"] if card.of_volumes else [])]
+    told = {name: getattr(card, name) for name in names}
+    if found.scale_factor != card.scale_factor or card.stride_px % found.stride_px or card.stride_z % found.stride_z:
         raise ValueError(f"{path}: a trial run does not agree with its card, which says {told}; remove its description")
-    if card.halo_px is not None and (found.halo_px is None or found.halo_px > card.halo_px):
-        raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
+    for own, reached in ((card.halo_px, found.halo_px), (card.halo_z, found.halo_z)):
+        if own is not None and (reached is None or reached > own):
+            raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
     return "the file has the hash it was described with, and a trial run agrees with its card."
 
 
@@ -139,7 +143,7 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
     from napari_maskcal.restore.loaders.probe import probe
 
     said = loader.said(path)
-    found = probe(network, channels=said.channels, halo_px=said.halo_px, stride_px=said.stride_px, name=str(path))
+    found = probe(network, name=str(path), said=said)
     factor = found.scale_factor
     if said.scale_factor not in (None, factor):
         raise ValueError(f"{path} says that it enlarges by {said.scale_factor}, but a trial run gave {factor}")
@@ -148,10 +152,14 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
             name=(said.name or path.stem)[:200],
             role="restorer",
             network={"kind": loader.kind, "channels": found.channels},
+            axes=found.axes,
             scale_factor=factor,
             stride_px=found.stride_px,
             halo_px=found.halo_px,
             min_size_px=max(found.min_size_px, said.min_size_px or 1),
+            stride_z=found.stride_z,
+            halo_z=found.halo_z,
+            min_size_z=max(found.min_size_z, said.min_size_z or 1),
             takes=said.normalisation,
             licence=said.licence,
             citation=said.citation,
@@ -162,7 +170,8 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
 
 def restorer_sha256(card: ModelCard, content: str) -> str:
     """Return the hash that stands for a foreign restorer: of its file, and of all of its card that is computed with."""
-    said = card.model_dump(mode="json", include=set(_COMPUTES))
+    names = {*_COMPUTES, *(_OF_VOLUMES if card.of_volumes else ())}
+    said = card.model_dump(mode="json", include=names)
     return hashlib.sha256(f"{content} {json.dumps(said, sort_keys=True)}".encode()).hexdigest()
 
 

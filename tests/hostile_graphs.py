@@ -162,7 +162,7 @@ def ones(name: str, value: float = 1) -> Any:
 
 
 GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
-    "volume": (lambda: model([node("Relu", "x")], shape=("n", 1, "z", "y", "x")), "5 axes"),
+    "volumes": (lambda: model([node("Relu", "x")], shape=("n", 1, "t", "z", "y", "x")), "6 axes"),
     "no-batch": (lambda: model([node("Relu", "x")], shape=(1, "y", "x")), "3 axes"),
     "no-shape": (lambda: model([node("Relu", "x")], shape=None), ""),
     "fixed": (lambda: model([node("Relu", "x")], shape=(1, 1, 64, 64)), "64 pixels along an axis"),

@@ -117,7 +117,7 @@ DESCRIPTIONS: dict[str, tuple[bytes, str]] = {
     "dataset": (b"format_version: 0.3.0\ntype: dataset\n", "no model"),
 }
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "volumes": (of_volumes, "only planes can be used"),
+    "volumes": (of_volumes, "whose z does not follow"),
     "huge-planes": (of_huge_planes, ""),
     "17-channels": (
         lambda d: d["inputs"][0]["axes"][1].update(channel_names=[f"c{i}" for i in range(17)]), "channels of 17"

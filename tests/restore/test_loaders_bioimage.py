@@ -279,20 +279,20 @@ def set_post(*steps: dict[str, Any]) -> Any:
 
 REFERENCE = {"id": "scale_mean_variance", "kwargs": {"reference_tensor": "raw"}}
 REFUSED: dict[str, tuple[Any, str]] = {
-    "volumes": (
+    "planes of volumes": (
         lambda d: d["inputs"][0].update(axes=axes("batch", "channel", "z", "y", "x")),
-        r"takes images with the axes batch, channel, z, y, x; only planes can be used: batch, channel, y, x",
+        r"gives images with the axes batch, channel, y, x; only planes and volumes can be used, .* in and out alike",
     ),
     "channels last": (
         lambda d: d["inputs"][0].update(axes=axes("batch", "y", "x", "channel")), "axes batch, y, x, channel",
     ),
-    "transposed": (lambda d: d["inputs"][0].update(axes=axes("batch", "channel", "x", "y")), "planes along x, y"),
+    "transposed": (lambda d: d["inputs"][0].update(axes=axes("batch", "channel", "x", "y")), "images along x, y"),
     "two inputs": (lambda d: second(d, "inputs"), r"takes 2 images \(raw, other\)"),
     "two outputs": (lambda d: second(d, "outputs"), r"gives 2 images \(clean, other\)"),
     "channels": (
         lambda d: d["outputs"][0]["axes"][1].update(channel_names=["a", "b"]), "makes 2 channels of 1",
     ),
-    "one size": (lambda d: d["inputs"][0]["axes"][2].update(size=48), "planes of 48 pixels along y only"),
+    "one size": (lambda d: d["inputs"][0]["axes"][2].update(size=48), "images of 48 pixels along y only"),
     "one answer": (lambda d: d["outputs"][0]["axes"][2].update(size=48), "always gives 48 pixels along y"),
     "cropped": (
         lambda d: d["outputs"][0]["axes"][3]["size"].update(offset=-8), r"gives -8 pixels along x",

@@ -515,7 +515,7 @@ def test_an_older_checkpoint_keeps_all_of_it_with_the_network(tmp_path):
     [
         (checkpoint("hdn"), "is of the algorithm hdn; only n2v, care, n2n"),
         (checkpoint(["n2v"]), "is of the algorithm"),
-        (checkpoint(model={"conv_dims": 3}), "is a network for 3 dimensions; only those for planes"),
+        (checkpoint(model={"conv_dims": 1}), "is a network for 1 dimensions; only those for planes or volumes"),
         (checkpoint(model={"in_channels": 3}), "makes 1 channels of 3; only networks of one channel"),
         (checkpoint(model={"architecture": "LVAE"}), "is a LVAE, not a UNet; export it from CAREamics"),
         (checkpoint(normalization=MEAN_STD | {"input_means": [1.0, 2.0]}), "does not say how intensities were norm"),

@@ -52,8 +52,9 @@ def augmentation_mask(restorer: Restorer) -> MaskModel:
     """
     from napari_maskcal.mask.composed import of_views
 
-    if restorer.network is None:
-        raise ValueError(f"{restorer.card.name} is no network that could be asked again; choose a file")
+    if not restorer.can_be_asked:
+        told = "is no network" if restorer.network is None else "restores whole volumes and is none"
+        raise ValueError(f"{restorer.card.name} {told} that could be asked again; choose a file of one for planes")
     return _made(f"spread of {restorer.card.name} over flips and turns", of_views(mirrors=True), beside=restorer)
 
 
@@ -195,6 +196,8 @@ def _card(
 def _check_members(members: Sequence[Restorer]) -> None:
     seen: dict[str, str] = {}
     for member in members:
+        if member.card.of_volumes:
+            raise ValueError(f"{member.card.name} restores whole volumes; only restorers of planes can be compared")
         if member.sha256 in seen:
             raise ValueError(f"{member.card.name} and {seen[member.sha256]} are the same network; leave one out")
         if member.card.normalisation != members[0].card.normalisation:

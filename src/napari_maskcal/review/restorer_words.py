@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def restorer_lines(card: ModelCard) -> list[tuple[str, str]]:
     """Return all of how a restorer is used: (label, words), in the order to be read."""
-    return [*network_lines(card), ("Intensities", intensity_words(card.takes or card.normalisation))]
+    return [*network_lines(card), ("Intensities", intensity_words(card.taken))]
 
 
 def network_lines(card: ModelCard) -> list[tuple[str, str]]:
@@ -18,6 +18,8 @@ def network_lines(card: ModelCard) -> list[tuple[str, str]]:
     channels = card.network.get("channels", 1)
     colours = f"; made for {channels} colours, it gets that channel as each of them" if channels != 1 else ""
     finer = f"{card.scale_factor} times as many pixels along each axis" if card.scale_factor > 1 else "the same size"
+    if card.of_volumes:
+        return _volume_lines(card, colours)
     reach = "the whole plane, which is never cut" if card.halo_px is None else f"{_pixels(card.halo_px)} to each side"
     return [
         ("Takes", f"one channel of a plane, of at least {_pixels(card.min_size_px)} along each axis{colours}"),
@@ -26,14 +28,30 @@ def network_lines(card: ModelCard) -> list[tuple[str, str]]:
     ]
 
 
+def _volume_lines(card: ModelCard, colours: str) -> list[tuple[str, str]]:
+    reach = "the whole volume, which is never cut"
+    if card.halo_px is not None and card.halo_z is not None:
+        reach = f"{_pixels(card.halo_px)} to each side, and {_planes(card.halo_z)} up and down"
+    size = f"{_planes(card.min_size_z)} of {_pixels(card.min_size_px)} along Y and X"
+    return [
+        ("Takes", f"one channel of a volume, of at least {size}{colours}"),
+        ("Makes", "a volume of the same size"),
+        ("Looks at", f"{reach}; tiles in steps of {_pixels(card.stride_px)} and {_planes(card.stride_z)}"),
+    ]
+
+
 def intensity_words(taken: Normalisation) -> str:
-    """Return how the intensities of a plane are prepared."""
+    """Return how the intensities of an image are prepared."""
     return {
-        "percentile": f"from the percentile {taken.low_percentile:g} of the plane to {taken.high_percentile:g}",
-        "range": "from the smallest value of the plane to the largest",
-        "mean_std": "less the mean of the plane, over its standard deviation",
+        "percentile": f"from the percentile {taken.low_percentile:g} of the {taken.scope} to {taken.high_percentile:g}",
+        "range": f"from the smallest value of the {taken.scope} to the largest",
+        "mean_std": f"less the mean of the {taken.scope}, over its standard deviation",
         "fixed": f"less {taken.offset:g}, over {taken.span:g}",
     }[taken.kind]
+
+
+def _planes(count: int) -> str:
+    return f"{count} plane" if count == 1 else f"{count} planes"
 
 
 def _pixels(count: int) -> str:

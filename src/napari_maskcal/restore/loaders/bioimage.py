@@ -53,22 +53,24 @@ class BioimageIo:
         Raises
         ------
         ValueError
-            If it is damaged, or of a network that is not from one plane to one.
+            If it is damaged, or of a network that is not from one plane or volume to one.
         ImportError
             If bioimageio.spec is missing.
         """
         model = described(_content(path), where=path)
         image, _, steps = _understood(model, path)
-        sizes = [axis.size for axis in image.axes if axis.type == "space"]
-        factor, halo = _scale_and_halo(model, path)
-        grid, smallest = _grid(sizes)
+        spatial = [axis for axis in image.axes if axis.type == "space"]
+        factor, halo = _scale_and_halo(model, path, ["y", "x"])
+        grid, smallest = _grid([axis.size for axis in spatial[-2:]])
         return Said(
             name=str(model.name),
+            axes="YX" if len(spatial) == 2 else "ZYX",
             channels=_channels(image),
             scale_factor=factor,
             stride_px=grid,
             halo_px=halo,
             min_size_px=smallest,
+            **_along_z(model, path, spatial),
             normalisation=steps.normalisation,
             licence="" if model.license is None else str(getattr(model.license, "source", model.license)),
             citation="; ".join(_cited(entry) for entry in model.cite),
@@ -140,23 +142,26 @@ def _understood(model: Any, path: Path) -> tuple[Any, bool, Steps]:
             raise ValueError(f"{path} {side} {len(many)} images ({named}); a restorer takes one image and gives one")
     image, answer = model.inputs[0], model.outputs[0]
     for side, tensor in (("takes", image), ("gives", answer)):
-        if [axis.type for axis in tensor.axes] != ["batch", "channel", "space", "space"]:
-            named = ", ".join(str(axis.id) for axis in tensor.axes)
+        kinds, named = [axis.type for axis in tensor.axes], ", ".join(str(axis.id) for axis in tensor.axes)
+        if kinds not in (["batch", "channel", *["space"] * count] for count in (2, 3)) or len(kinds) != len(image.axes):
             raise ValueError(
-                f"{path} {side} images with the axes {named}; only planes can be used: batch, channel, y, x"
+                f"{path} {side} images with the axes {named}; only planes and volumes can be used, batch, channel, y, "
+                "x, with or without z before y, in and out alike"
             )
-        if [str(axis.id) for axis in tensor.axes[2:]] != ["y", "x"]:
-            named = ", ".join(str(axis.id) for axis in tensor.axes[2:])
-            raise ValueError(f"{path} {side} planes along {named}; only those along y, x can be used")
+        spatial = [str(axis.id) for axis in tensor.axes[2:]]
+        if spatial not in (["y", "x"], ["z", "y", "x"]):
+            raise ValueError(
+                f"{path} {side} images along {', '.join(spatial)}; only those along y, x or z, y, x can be"
+            )
     taken, given = _channels(image), _channels(answer)
     if taken not in (1, 3) or given not in (1, taken):
         raise ValueError(f"{path} makes {given} channels of {taken}; only networks of 1 channel, or of 3, can be used")
     for axis in image.axes[2:]:
         if isinstance(axis.size, int):
-            raise ValueError(f"{path} takes planes of {axis.size} pixels along {axis.id} only, so it cannot be tiled")
+            raise ValueError(f"{path} takes images of {axis.size} pixels along {axis.id} only, so it cannot be tiled")
         if not hasattr(axis.size, "step"):
             raise ValueError(
-                f"{path} takes planes whose {axis.id} depends on another axis; only free sizes can be used"
+                f"{path} takes images whose {axis.id} depends on another axis; only free sizes can be used"
             )
     batched = all(tensor.axes[0].size is None for tensor in (image, answer))
     return image, batched, steps_of(image, answer, where=str(path))
@@ -166,25 +171,40 @@ def _channels(tensor: Any) -> int:
     return int(tensor.axes[1].size)
 
 
-def _scale_and_halo(model: Any, path: Path) -> tuple[int, int | None]:
-    """Return how much the network enlarges, and the border that it says is wrong, in pixels of its input."""
+def _scale_and_halo(model: Any, path: Path, along: list[str]) -> tuple[int, int | None]:
+    """Return how much the network enlarges along some axes, and the border that it says is wrong, in input pixels."""
     image, answer = model.inputs[0], model.outputs[0]
     taken = {str(axis.id): axis for axis in image.axes}
     factors, halos = set(), [0]
     for axis in answer.axes[2:]:
+        if str(axis.id) not in along:
+            continue
         size = axis.size
         if isinstance(size, int):
             raise ValueError(f"{path} always gives {size} pixels along {axis.id}; its answer has to follow its input")
         if str(getattr(size, "tensor_id", "")) != str(image.id) or str(size.axis_id) != str(axis.id):
-            raise ValueError(f"{path} gives planes whose {axis.id} does not follow that of its input")
+            raise ValueError(f"{path} gives images whose {axis.id} does not follow that of its input")
         if size.offset:
-            raise ValueError(f"{path} gives {size.offset:+d} pixels along {axis.id}; it has to keep all of the plane")
+            raise ValueError(f"{path} gives {size.offset:+d} pixels along {axis.id}; it has to keep all of the image")
         factors.add(taken[str(axis.id)].scale / axis.scale)
         halos.append(getattr(axis, "halo", 0))
     factor = factors.pop()
     if factors or factor != int(factor) or factor < 1:
         raise ValueError(f"{path} changes the size by {factor:g}; only whole numbers from 1 on can be used")
     return int(factor), -(-max(halos) // int(factor)) or None
+
+
+def _along_z(model: Any, path: Path, spatial: list[Any]) -> dict[str, int | None]:
+    """Return what is said of Z, where there is one."""
+    if len(spatial) == 2:
+        return {}
+    factor, halo = _scale_and_halo(model, path, ["z"])
+    if factor != 1:
+        raise ValueError(
+            f"{path} gives {factor} planes of one; only networks that keep the size of volumes can be used"
+        )
+    grid, smallest = _grid([spatial[0].size])
+    return {"stride_z": grid, "halo_z": halo, "min_size_z": smallest}
 
 
 def _grid(sizes: list[Any]) -> tuple[int | None, int]:

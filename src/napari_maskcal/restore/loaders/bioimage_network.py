@@ -50,7 +50,7 @@ class Packaged(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, channels, Y, X), normalised, to (N, channels, factor Y, factor X)."""
+        """Map (N, channels, Y, X), normalised, to (N, channels, factor Y, factor X); of volumes with Z."""
         prepared = _applied(self.before, image)
         if self.batched:
             answer = _only(self.network(prepared))

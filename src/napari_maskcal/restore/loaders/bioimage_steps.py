@@ -182,13 +182,14 @@ def _why_not(step: str) -> str:
 
 
 def _check_measured(step: Any, image: Any, where: str) -> None:
-    """Refuse statistics that are not those of the whole plane by itself."""
+    """Refuse statistics that are not those of the whole plane, or volume, by itself."""
     axes = step.kwargs.axes
     spatial = {str(axis.id) for axis in image.axes if axis.type == "space"}
     if axes is not None:
         named = [str(axis) for axis in axes]
         if not spatial <= set(named):
-            raise ValueError(f"{where}: its {step.id} is over the axes {', '.join(named)} and not over whole planes")
+            whole = "planes" if len(spatial) == 2 else "volumes"
+            raise ValueError(f"{where}: its {step.id} is over the axes {', '.join(named)} and not over whole {whole}")
         if "batch" in named:
             raise ValueError(f"{where}: its {step.id} is over many images together; here each plane stands by itself")
     reference = getattr(step.kwargs, "reference_tensor", None)

@@ -48,6 +48,11 @@ class Content:
     target_range: tuple[float, float]
 
     @property
+    def dimensions(self) -> int:
+        """Of its images: 2 for planes, 3 for volumes."""
+        return int(self.arguments["conv_dims"])
+
+    @property
     def stride_px(self) -> int:
         """What image sizes have to be multiples of."""
         depth = self.arguments.get("depth")
@@ -69,7 +74,7 @@ class CAREamics:
         Raises
         ------
         ValueError
-            If it is damaged, or no network for planes of one channel.
+            If it is damaged, or no network for planes or volumes of one channel.
         """
         from napari_maskcal.restore.card import Normalisation
 
@@ -77,10 +82,13 @@ class CAREamics:
         offset, span = content.input_range
         return Said(
             name=content.name,
+            axes="YX" if content.dimensions == 2 else "ZYX",
             channels=1,
             scale_factor=1,
             stride_px=content.stride_px,
             min_size_px=content.stride_px,
+            stride_z=content.stride_px,
+            min_size_z=content.stride_px,
             normalisation=Normalisation(kind="fixed", offset=offset, span=span),
         )
 
@@ -93,7 +101,7 @@ class CAREamics:
         (offset, span), (target_offset, target_span) = content.input_range, content.target_range
         if content.target_range == content.input_range:
             return network
-        rescale = nn.Conv2d(1, 1, kernel_size=1)
+        rescale = (nn.Conv2d if content.dimensions == 2 else nn.Conv3d)(1, 1, kernel_size=1)
         rescale.requires_grad_(False)
         rescale.weight.fill_(target_span / span)
         rescale.bias.fill_((target_offset - offset) / span)  # type: ignore[union-attr]
@@ -132,8 +140,10 @@ def _check_usable(kind: Any, model: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path} is of the algorithm {kind}; only {', '.join(_ALGORITHMS)} give one restored image")
     if model.get("architecture", "UNet") != "UNet":
         raise ValueError(f"{path} is a {model.get('architecture')}, not a UNet; {_REMEDY}")
-    if (dimensions := model.get("conv_dims")) != 2:
-        raise ValueError(f"{path} is a network for {dimensions} dimensions; only those for planes can be used")
+    if (dimensions := model.get("conv_dims")) not in (2, 3):
+        raise ValueError(
+            f"{path} is a network for {dimensions} dimensions; only those for planes or volumes can be used"
+        )
     taken, made = model.get("in_channels", 1), model.get("num_classes", 1)
     if (taken, made) != (1, 1):
         raise ValueError(f"{path} makes {made} channels of {taken}; only networks of one channel can be used")

@@ -161,6 +161,14 @@ def _check_geometry(card: ModelCard, network: Any, *, source: str) -> None:
         )
     if card.halo_px is not None and card.halo_px < network.halo_px:
         raise ValueError(f"{source}: the card's halo_px is {card.halo_px}, but the network reaches {network.halo_px}")
+    if card.role == "restorer" and card.of_volumes != (network.dims == 3):
+        raise ValueError(f"{source}: the card's axes are {card.axes}, but the network has {network.dims} dimensions")
+    thin = card.halo_z is not None and card.halo_z < network.halo_px
+    if card.of_volumes and (card.stride_z % network.stride_px or thin):
+        raise ValueError(
+            f"{source}: the card's stride_z is {card.stride_z} and its halo_z {card.halo_z}, but the network's are "
+            f"{network.stride_px} and {network.halo_px}"
+        )
     if card.scale_factor != 1 or card.channels != 1:
         raise ValueError(
             f"{source}: the card's scale_factor is {card.scale_factor} and its channels {card.channels}; "

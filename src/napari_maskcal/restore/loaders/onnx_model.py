@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from napari_maskcal.restore.card import Axes
+
 _CHANNELS = (1, 3)
+_AXES: dict[int, Axes] = {4: "YX", 5: "ZYX"}
+"""By how many axes an array has."""
 _FLOAT32 = "tensor(float)"
 
 
@@ -30,7 +34,7 @@ class Onnx:
         return "" if is_model(path) else "no graph in it"
 
     def said(self, path: Path) -> Said:
-        """Return the channels that the graph takes.
+        """Return the axes and channels that the graph takes.
 
         Raises
         ------
@@ -59,16 +63,21 @@ def _said(session: Any, path: Path) -> Said:
         if ports[0].type != _FLOAT32:
             raise ValueError(f"{path} {does} {ports[0].type[:80]}; export it for float32, tensor(float)")
     shape = inputs[0].shape
-    if len(shape) != 4:
-        raise ValueError(f"{path} takes arrays of {len(shape)} axes; a restorer of planes takes (N, C, Y, X)")
+    axes = _AXES.get(len(shape))
+    if axes is None:
+        raise ValueError(
+            f"{path} takes arrays of {len(shape)} axes; a restorer takes planes, (N, C, Y, X), or volumes, "
+            "(N, C, Z, Y, X)"
+        )
     if fixed := [n for n in shape[2:] if isinstance(n, int)]:
         raise ValueError(
-            f"{path} takes planes of {fixed[0]} pixels along an axis only; export it with dynamic axes for Y and X"
+            f"{path} takes images of {fixed[0]} pixels along an axis only; export it with dynamic axes for "
+            f"{' and '.join(axes)}"
         )
     channels = shape[1] if isinstance(shape[1], int) else None
     if channels not in (None, *_CHANNELS):
-        raise ValueError(f"{path} takes images of {channels} channels; a restorer of planes takes 1, or 3 for colours")
-    return Said(channels=channels)
+        raise ValueError(f"{path} takes images of {channels} channels; a restorer takes 1, or 3 for colours")
+    return Said(axes=axes, channels=channels)
 
 
 def _session(path: Path, content: bytes, providers: list[str]) -> Any:

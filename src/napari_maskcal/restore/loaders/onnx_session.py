@@ -32,7 +32,7 @@ class OnnxNetwork(nn.Module):
         self._sessions: dict[str, Any] = {}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, channels, Y, X) to (N, channels, factor Y, factor X)."""
+        """Map (N, channels, Y, X) to (N, channels, factor Y, factor X); of volumes with Z."""
         parts = [image] if self._batched else [image[i : i + 1] for i in range(len(image))]
         return torch.cat([self._run(part) for part in parts]).to(image.device)
 

@@ -179,7 +179,11 @@ class _Trial:
         """Whether two images at once are answered as each by itself."""
         first, second = (self.image(self.shape(self.size, ()), seed) for seed in (0, 1))
         both, alone = self.tried(torch.cat([first, second])), self.tried(second)
-        return both is not None and alone is not None and len(both) == 2 and _same(both[1:], alone, alone)
+        if both is None or alone is None:
+            return False
+        if both.dtype != torch.float32 or not alone.numel():
+            return True  # that is refused later, in words
+        return len(both) == 2 and _same(both[1:], alone, alone)
 
 
 def _accepted(network: Network, said: Said, name: str) -> _Trial:

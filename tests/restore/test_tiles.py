@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from napari_maskcal.restore.tiles import Plan, plan_tiles, smallest_tile_px
+from napari_maskcal.restore.tiles import LARGEST_DEPTH, Plan, plan_tiles, plan_volume, smallest_tile_px
 
 SHAPES = [(1, 1), (16, 16), (64, 65), (100, 37), (257, 130), (300, 511), (700, 64)]
 GEOMETRIES = [(halo, stride) for halo in (0, 4, 24, 25, 48) for stride in (1, 4, 8)]
@@ -96,3 +96,55 @@ def test_the_output_is_cut_and_placed_on_the_restored_grid():
 )
 def test_half_of_the_smallest_tile_is_halo(halo, stride, expected):
     assert smallest_tile_px(halo_px=halo, stride_px=stride) == expected
+
+
+# ---- volumes
+
+VOLUMES = [(5, 40, 40), (37, 46, 61), (130, 64, 33), (33, 300, 20)]
+REACHES = [((0, 0), (1, 1)), ((3, 8), (1, 4)), ((24, 24), (4, 4)), ((1, 25), (2, 8))]
+
+
+@pytest.mark.parametrize("shape", VOLUMES)
+@pytest.mark.parametrize(("halo", "stride"), REACHES)
+@pytest.mark.parametrize("most", [1, 50_000, 2**21])
+def test_each_voxel_is_written_once_with_the_halo_around_it(shape, halo, stride, most):
+    plan = plan_volume(shape, most_voxels=most, halo=halo, stride=stride, least=(1, 1))
+    reaches, strides = (halo[0], halo[1], halo[1]), (stride[0], stride[1], stride[1])
+    for n, padded, spans, reach, step in zip(
+        shape, plan.padded_shape, (plan.z, plan.y, plan.x), reaches, strides, strict=True
+    ):
+        assert n <= padded < n + step
+        assert [write.start for _, write in spans[1:]] == [write.stop for _, write in spans[:-1]]
+        assert (spans[0][1].start, spans[-1][1].stop) == (0, padded)
+        for read, write in spans:
+            assert read.start % step == 0 == (read.stop - read.start) % step
+            assert write.start - read.start >= reach or read.start == 0
+            assert read.stop - write.stop >= reach or read.stop == padded
+    voxels = np.prod(plan.tile_shape)
+    sides = [max(4 * reach, step) + step for reach, step in zip(reaches, strides, strict=True)]
+    least = np.prod([max(sides[0], LARGEST_DEPTH), *sides[1:]])
+    assert voxels <= max(most, least)
+    assert plan.tile_shape[0] <= max(LARGEST_DEPTH, 4 * halo[0]) + stride[0]
+
+
+@pytest.mark.parametrize("least", [1, 9])
+def test_of_a_slab_only_what_is_asked_for_is_read(least):
+    plan = plan_volume((130, 64, 33), most_voxels=1, halo=(3, 8), stride=(2, 4), least=(least, 1))
+    for first in range(130):
+        for stop in range(first + 1, min(first + 4, 131)):
+            number = plan.slab_of(first)
+            if plan.slab_of(stop - 1) != number:
+                continue
+            read, write = plan.narrowed(number, first, stop)
+            assert write == slice(first, stop)
+            assert read.start % 2 == 0
+            assert read.stop % 2 == 0
+            assert read.start <= max(0, first - 3)
+            assert read.stop >= min(130, stop + 3)
+            assert least <= read.stop - read.start <= max(stop - first + 6 + 2, least + 2)
+
+
+def test_a_volume_that_has_no_bound_is_one_tile():
+    plan = plan_volume((130, 64, 33), most_voxels=1, halo=None, stride=(2, 4), least=(1, 1))
+    assert plan.tile_shape == plan.padded_shape == (130, 64, 36)
+    assert plan.narrowed(0, 5, 6) == (slice(0, 130), slice(5, 6))

@@ -10,15 +10,17 @@ import pytest
 import tifffile
 
 from foreign_volumes import blobs, volume_restorer
+from given_models import certified
 from napari_maskcal.calibrate.certificate import Fingerprint
 from napari_maskcal.calibrate.certify import CalibrationField, certify
 from napari_maskcal.calibration import calibrate
 from napari_maskcal.evaluation import evaluate
-from napari_maskcal.mask.untrained import residual_mask
+from napari_maskcal.mask.untrained import augmentation_mask, given_mask, residual_mask
 from napari_maskcal.pipeline import review, run
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.triplet_images import image_of_parts
 from napari_maskcal.read.triplets import read_triplets, triplets_from_arrays
+from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.events import PlaneReviewed, Warned
 from napari_maskcal.training import plan_training, recipe_of, train
 from napari_maskcal.training_choice import SPREAD, candidates
@@ -90,7 +92,7 @@ def test_it_is_calibrated_on_stacks_and_each_plane_is_a_field_of_its_file(certif
     assert found == pytest.approx(by_hand, rel=1e-4)
     assert certificate.stack_planes == SHAPE[0]
     assert (
-        "restored as parts of volumes, from stacks of at least 9 planes; thinner stacks are not" in certificate.limits
+        "restored as parts of volumes, whole stacks of at least 9 planes; thinner stacks are not" in certificate.limits
     )
     again = type(certificate).model_validate_json(certificate.model_dump_json())
     assert again.stack_planes == SHAPE[0]
@@ -165,6 +167,34 @@ def test_planes_of_one_stack_are_no_specimens_of_their_own(stacks):
         calibrate(triplets, MASK, RESTORER, **RULE)
 
 
+def test_restorers_of_planes_that_take_the_range_of_the_stack_are_calibrated_on_stacks_too(trained, stacks):
+    card = trained.restorer.card.model_copy(update={"takes": Normalisation(kind="range", scope="stack")})
+    restorer = replace(trained.restorer, card=card, sha256="of stacks")
+    mask = augmentation_mask(restorer)  # which asks again in the same units
+    found = calibrate(read_triplets(stacks / "low", stacks / "high"), mask, restorer, **RULE)
+    assert found.stack_planes == SHAPE[0]
+    low, high = pair_of(2)
+    review = run(low, restorer, mask, found, axes="ZYX", device="cpu")
+    _, span = card.normalisation.measure(low[4])
+    named = {one.name: one.distance for one in found.fields}
+    assert named["specimen02 Z=4"] == pytest.approx(np.abs(review.restored[4] - high[4]).mean() / span, rel=1e-4)
+    with pytest.raises(
+        ValueError, match="in the range of a whole stack, and degraded of layers, field 0 is a single pl"
+    ):
+        calibrate(triplets_from_arrays(low, high), mask, restorer, **RULE)
+    recipe = recipe_of(steps=2, crop_px=16)
+    names = [one.name for one in train(read_triplets(stacks / "low", stacks / "high"), restorer, recipe=recipe).judged]
+    assert SPREAD in names
+
+
+def test_an_uncertainty_may_be_given_with_what_is_restored_as_a_volume():
+    stack, mask = blobs(*SHAPE), certified(RESTORER, given_mask())
+    maps = np.random.default_rng(0).gamma(2, 5, SHAPE).astype(np.float32)
+    found = run(stack, RESTORER, mask, axes="ZYX", uncertainty=maps, device="cpu")
+    np.testing.assert_array_equal(found.uncertainty, maps)
+    np.testing.assert_allclose(found.restored, RESTORER(stack), rtol=0, atol=2e-5 * RESTORER(stack).std())
+
+
 def test_fields_without_a_stack_are_refused(stacks):
     low, high = pair_of(0)
     with pytest.raises(
@@ -212,5 +242,3 @@ def test_a_mask_network_is_trained_on_planes_of_restored_volumes(stacks):
     names = [one.name for one in candidates(plan, trained.done.network)]
     assert SPREAD not in names
     assert not [event for event in events if isinstance(event, Warned) and "could not be compared" in event.message]
-    certified = calibrate(triplets, replace(MASK), RESTORER, **RULE)
-    assert certified.n_fields == N * SHAPE[0]

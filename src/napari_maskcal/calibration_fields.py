@@ -74,8 +74,8 @@ def fields_of(
 
 
 def stack_planes(triplets: Iterable[Triplet], restorer: Restorer) -> int | None:
-    """Return how many planes the thinnest stack has that a restorer of volumes is given; None for one of planes."""
-    if not restorer.card.of_volumes:
+    """Return how many planes the thinnest stack has, where a plane's restored image depends on its stack; else None."""
+    if not restorer.card.needs_stack:
         return None
     return min((triplet.degraded.stack_planes for triplet in triplets), default=None)
 

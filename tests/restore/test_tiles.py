@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from napari_maskcal.restore.tiles import LARGEST_DEPTH, Plan, plan_tiles, plan_volume, smallest_tile_px
+from napari_maskcal.restore.tiles import Plan, plan_tiles, plan_volume, smallest_tile_px
 
 SHAPES = [(1, 1), (16, 16), (64, 65), (100, 37), (257, 130), (300, 511), (700, 64)]
 GEOMETRIES = [(halo, stride) for halo in (0, 4, 24, 25, 48) for stride in (1, 4, 8)]
@@ -122,9 +122,16 @@ def test_each_voxel_is_written_once_with_the_halo_around_it(shape, halo, stride,
             assert read.stop - write.stop >= reach or read.stop == padded
     voxels = np.prod(plan.tile_shape)
     sides = [max(4 * reach, step) + step for reach, step in zip(reaches, strides, strict=True)]
-    least = np.prod([max(sides[0], LARGEST_DEPTH), *sides[1:]])
+    least = np.prod([max(sides[0], round(most ** (1 / 3))), *sides[1:]])
     assert voxels <= max(most, least)
-    assert plan.tile_shape[0] <= max(LARGEST_DEPTH, 4 * halo[0]) + stride[0]
+    assert plan.tile_shape[0] <= max(most ** (1 / 3), 4 * halo[0]) + stride[0]
+
+
+def test_a_slab_of_large_planes_is_thin():
+    shapes = [(500, 2048, 2048), (500, 512, 512), (500, 8192, 8192)]
+    plans = [plan_volume(one, most_voxels=2**21, halo=(8, 8), stride=(1, 1), least=(1, 1)) for one in shapes]
+    for plan, most in zip(plans, (32, 128, 32), strict=True):
+        assert 0.8 * most < plan.tile_shape[0] <= most
 
 
 @pytest.mark.parametrize("least", [1, 9])

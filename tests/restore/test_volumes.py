@@ -243,6 +243,20 @@ def test_each_plane_is_read_thrice_however_long_the_stack(axes, set_effort, monk
     assert max(held) <= 32 + 2 * REACH
 
 
+def test_the_plane_on_the_screen_does_not_wait_for_its_slab(set_effort):
+    lazy = Lazy(blobs(150, 16, 16))
+    set_effort(max_voxels=2**21)
+    takes = Normalisation(kind="fixed", offset=60, span=100)
+    restorer = volume_restorer(takes=takes)
+    image = from_array(lazy, axes="ZYX", name="cells")
+    planes = [(70,), *(index for index in image.planes() if index != (70,))]
+    done = (e for e in process(image, planes, restorer, constant_mask(restorer)) if isinstance(e, PlaneDone))
+    assert next(done).index == (70,)
+    assert len(lazy.reads) <= 2 * REACH + STRIDE + 1
+    assert [event.index for event in done][:3] == [(0,), (1,), (2,)]
+    assert max(lazy.reads.values()) == 2
+
+
 def test_planes_of_a_volume_are_those_of_its_own_time_and_channel(set_effort):
     set_effort(**SMALL)
     stack = np.stack([blobs(20, 40, 40, seed=seed) for seed in range(4)]).reshape(2, 2, 20, 40, 40)

@@ -149,7 +149,7 @@ class Certificate(BaseModel):
     plane_shape
         (Y, X) of the planes that the fields were cut from: their range of intensities is measured on the plane.
     stack_planes
-        How many planes the thinnest calibrated stack has, where planes are restored as parts of volumes; else None.
+        How many planes the thinnest calibrated stack has, where planes are restored as parts of stacks; else None.
     pixel_size
         Of the degraded images, where their files say it.
     uncertainty
@@ -360,7 +360,7 @@ class Certificate(BaseModel):
         if self.stack_planes is not None and planes < self.stack_planes:
             raise ValueError(
                 f"{name} is in a stack of {planes} planes, fewer than the {self.stack_planes} of the thinnest stack "
-                "calibrated: planes are restored from their neighbours, so the promise says nothing about it; take "
+                "calibrated: planes are restored as parts of their stack, so the promise says nothing about it; take "
                 "thicker stacks, or calibrate on thinner ones"
             )
 

@@ -54,7 +54,7 @@ def limits_sentence(certificate: Certificate) -> str:
         parts.append(f"The fields were cut from planes of {planes} pixels; smaller planes are not covered.")
     if certificate.stack_planes is not None:
         parts.append(
-            f"The planes are restored as parts of volumes, from stacks of at least {certificate.stack_planes} planes; "
+            f"The planes are restored as parts of volumes, whole stacks of at least {certificate.stack_planes} planes; "
             "thinner stacks are not covered."
         )
     if certificate.guarantee == "expected":

@@ -37,10 +37,21 @@ class StackUnits:
         return sum(stacks.values())
 
     def measure(self, index: Index) -> Iterator[None]:
-        """Look at the stack of a plane, and yield after each of its planes; not again if it was done before."""
+        """Look at the stack of a plane, and yield after each of its planes; not again if it was done before.
+
+        Raises
+        ------
+        ValueError
+            If it is a single plane, whose range is not that of a stack, or it is constant.
+        """
         stack = self._image.stack_of(index)
         if not self._taken.needs_stack or stack[0] in self._found:
             return
+        if len(stack) == 1:
+            raise ValueError(
+                f"the restorer takes intensities in the range of a whole stack, and {self._image.describe(index)} is a "
+                "single plane; give stacks, with an axis Z"
+            )
         summary = Summary(self._taken, len(stack))
         for one in stack:
             summary.add(self._image.read_plane(one))

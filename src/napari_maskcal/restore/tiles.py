@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, isqrt
 
-LARGEST_DEPTH = 32
-"""Of a slab of a volume, where the halo does not ask for more: a slab of large planes is held in memory."""
+HELD_VOXELS = 2**27
+"""Of a slab of a volume, if that leaves `LEAST_DEPTH`: its planes are held in memory."""
+LEAST_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def plan_volume(
     """
     halo_z, halo_px = halo or (None, None)
     room = round(most_voxels ** (1 / 3))
-    depth = max(4 * (halo_z or 0), least[0], min(room, LARGEST_DEPTH))
+    depth = max(4 * (halo_z or 0), least[0], min(room, max(LEAST_DEPTH, HELD_VOXELS // (shape[1] * shape[2]))))
     z = _plan_axis(shape[0], max_tile_px=depth, halo_px=halo_z, stride_px=stride[0])
     side = max(4 * (halo_px or 0), least[1], isqrt(most_voxels // z[0][0].stop))
     y, x = (_plan_axis(n, max_tile_px=side, halo_px=halo_px, stride_px=stride[1]) for n in shape[1:])

@@ -67,16 +67,17 @@ class Volumes:
         self._restored: dict[Index, NDArray[np.float32]] = {}
 
     def plan(self, planes: Sequence[Index], *, most_voxels: int) -> list[Index]:
-        """Return `planes` in the order in which they come: those of one slab together, else as they were given."""
+        """Return `planes` in the order in which they come: those of one slab together, else as they were given.
+
+        The first one comes before the others of its slab, if that is much sooner: somebody may be looking at it.
+        """
         members: dict[Index, tuple[tuple[Index, ...], list[Index]]] = {}
         for index in planes:
             stack = self._image.stack_of(index)
             members.setdefault(stack[0], (stack, []))[1].append(index)
-        self._slabs = {}
-        for stack, asked in members.values():
-            check_depth(self._card, stack, self._image)
-            for slab in self._slabs_of(stack, asked, most_voxels):
-                self._slabs |= dict.fromkeys(slab.asked, slab)
+        slabs = [slab for stack, asked in members.values() for slab in self._slabs_of(stack, asked, most_voxels)]
+        parts = (*_first_alone(slabs[0]), *slabs[1:]) if slabs else ()
+        self._slabs = {index: slab for slab in parts for index in slab.asked}
         return list(self._slabs)
 
     @property
@@ -152,6 +153,7 @@ class Volumes:
 
     def _slabs_of(self, stack: tuple[Index, ...], asked: Sequence[Index], most_voxels: int) -> Iterator[_Slab]:
         """Yield the slabs of a stack that have planes which are asked for, in the order of the first of these."""
+        check_depth(self._card, stack, self._image)
         plan, place = self._plan(len(stack), most_voxels), {index: z for z, index in enumerate(stack)}
         members: dict[int, list[Index]] = {}
         for index in asked:
@@ -160,6 +162,15 @@ class Volumes:
             heights = [place[index] for index in inside]
             read, write = plan.narrowed(number, min(heights), max(heights) + 1)
             yield _Slab(stack, plan, read, write, tuple(inside))
+
+
+def _first_alone(slab: _Slab) -> tuple[_Slab, ...]:
+    """Return the first plane of a slab and the others, where it needs at most a quarter of what all together do."""
+    z = slab.stack.index(slab.asked[0])
+    read, write = slab.plan.narrowed(slab.plan.slab_of(z), z, z + 1)
+    if len(slab.asked) == 1 or 4 * (read.stop - read.start) > slab.read.stop - slab.read.start:
+        return (slab,)
+    return replace(slab, read=read, write=write, asked=slab.asked[:1]), replace(slab, asked=slab.asked[1:])
 
 
 def as_given(restorer: Restorer) -> Restorer:

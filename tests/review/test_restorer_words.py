@@ -31,11 +31,24 @@ def test_colours_a_finer_grid_and_an_unbounded_reach_are_told():
     assert told["Looks at"] == "the whole plane, which is never cut; planes and tiles in steps of 1 pixel"
 
 
+def test_volumes_are_told_apart_from_planes():
+    said = {"axes": "ZYX", "stride_z": 1, "halo_z": 3, "min_size_z": 1}
+    assert restorer_lines(card(**said)) == [
+        ("Takes", "one channel of a volume, of at least 1 plane of 16 pixels along Y and X"),
+        ("Makes", "a volume of the same size"),
+        ("Looks at", "24 pixels to each side, and 3 planes up and down; tiles in steps of 4 pixels and 1 plane"),
+        ("Intensities", "from the percentile 1 of the stack to 99.8"),
+    ]
+    unbounded = dict(restorer_lines(card(**said | {"halo_z": None, "halo_px": None})))
+    assert unbounded["Looks at"].startswith("the whole volume, which is never cut; tiles in steps of")
+
+
 @pytest.mark.parametrize(
     ("takes", "words"),
     [
         (Normalisation(low_percentile=3, high_percentile=99), "from the percentile 3 of the plane to 99"),
         (Normalisation(kind="range"), "from the smallest value of the plane to the largest"),
+        (Normalisation(kind="range", scope="stack"), "from the smallest value of the stack to the largest"),
         (Normalisation(kind="mean_std"), "less the mean of the plane, over its standard deviation"),
         (Normalisation(kind="fixed", offset=0.5, span=255), "less 0.5, over 255"),
     ],

@@ -188,8 +188,8 @@ def test_restorers_of_planes_that_take_the_range_of_the_stack_are_calibrated_on_
 
 
 def test_an_uncertainty_may_be_given_with_what_is_restored_as_a_volume():
-    stack, mask = blobs(*SHAPE), certified(RESTORER, given_mask())
-    maps = np.random.default_rng(0).gamma(2, 5, SHAPE).astype(np.float32)
+    stack, mask = blobs(9, 64, 65), certified(RESTORER, given_mask())
+    maps = np.random.default_rng(0).gamma(2, 5, stack.shape).astype(np.float32)
     found = run(stack, RESTORER, mask, axes="ZYX", uncertainty=maps, device="cpu")
     np.testing.assert_array_equal(found.uncertainty, maps)
     np.testing.assert_allclose(found.restored, RESTORER(stack), rtol=0, atol=2e-5 * RESTORER(stack).std())

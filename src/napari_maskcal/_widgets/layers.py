@@ -72,11 +72,7 @@ def image_of(layer: ImageLayer, axes: str) -> Image:
 
 def arrays_of(layers: Mapping[str, ImageLayer | None]) -> dict[str, Image]:
     """Return the pixels of layers of (fields, Y, X) or (Y, X), for a thread that must not see the layers."""
-    return {
-        part: image_of(layer, "TYX"[-layer.ndim :])
-        for part, layer in layers.items()
-        if layer is not None
-    }
+    return {part: image_of(layer, "TYX"[-layer.ndim :]) for part, layer in layers.items() if layer is not None}
 
 
 def view_point(viewer: Any, layer: Layer) -> tuple[float, ...]:

@@ -230,8 +230,8 @@ def test_a_damaged_model_is_refused_by_name(restore, trained, tmp_path, option, 
     source = trained.restorer_path if option == "--restorer" else trained.mask_path
     path = tmp_path / f"damaged{source.suffix}"
     path.write_bytes(damage(source.read_bytes()))
-    # A restorer may be a checkpoint, for all that is known of a pickle before it is tried.
-    of_pickle = "does not say how its network is" if option == "--restorer" else "can run code, and is not opened"
+    # A restorer may be a checkpoint, so a pickle is tried.
+    of_pickle = "no checkpoint of torch" if option == "--restorer" else "can run code, and is not opened"
     failed(restore(option, path), str(path), words or of_pickle)
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", default=MASK_MODEL.default)
-@click.option("--trust", "agreed", is_flag=True, help="Agree to a file that can run code, once for its content.")
+@click.option(
+    "--trust",
+    "agreed",
+    is_flag=True,
+    help="Agree to a file or a package that can run code, once for its content or version.",
+)
 @click.option("--verify", is_flag=True, help="Load the network, compare all hashes, and run it on a small image.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known as JSON instead of sentences.")
 def info(file: str, agreed: bool, verify: bool, as_json: bool) -> None:
@@ -51,21 +56,14 @@ def _bundle(choice: str, path: Path, *, verify: bool) -> tuple[dict[str, Any], l
 
 
 def _restorer(path: Path, *, agreed: bool, verify: bool) -> tuple[dict[str, Any], list[str]]:
-    from napari_maskcal.restore.loaders.base import NotDescribedError
-    from napari_maskcal.review.request import restorer_facts
+    from napari_maskcal.review.request import tried_facts
     from napari_maskcal.review.restorer_words import restorer_lines
 
     if agreed:
         from napari_maskcal.restore.loaders.registry import agree
 
         agree(path)
-    try:
-        card, sha256, file_format = restorer_facts(path)
-    except NotDescribedError:
-        from napari_maskcal.models import load_restorer
-
-        load_restorer(path)
-        card, sha256, file_format = restorer_facts(path)
+    card, sha256, file_format = tried_facts(path)
     use = (f"{label}: {words}" for label, words in restorer_lines(card))
     lines = [card.name, f"Format: {file_format}", *use, *_origin(card), f"Fingerprint: {sha256}"]
     if verify:

@@ -92,7 +92,9 @@ def _resolve(
     given: Given,
 ) -> Request:
     """Return what to run; ValueError with the first reason why not."""
-    from napari_maskcal.review.request import Choices, Source, describe_bundle, resolve
+    from napari_maskcal.models import model_path
+    from napari_maskcal.restore.kinds import GIVEN
+    from napari_maskcal.review.request import Choices, Source, describe_bundle, resolve, tried_facts
 
     def described(image: Image | None, key: str) -> Source | None:
         if image is None:
@@ -104,6 +106,8 @@ def _resolve(
         )  # fmt: skip
 
     pinned = describe_bundle(mask_model).certificate
+    if restorer != GIVEN:
+        tried_facts(model_path(restorer, role="restorer"))
     found = resolve(
         Choices(
             source=described(stack, "input"),

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from napari_maskcal.bundle import Content, Description, calibrated, holds_bundle, read_content
 from napari_maskcal.mask.untrained import is_words
-from napari_maskcal.models import GIVEN_RESTORER, model_path
+from napari_maskcal.models import GIVEN_RESTORER, load_restorer, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
 from napari_maskcal.restore.given import grid_fault
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.restore.loaders.base import content_sha256
+from napari_maskcal.restore.loaders.base import NotDescribedError, content_sha256
 from napari_maskcal.restore.loaders.native import is_native, read_card
+from napari_maskcal.restore.loaders.python_function import announced_as, find_plugin
 from napari_maskcal.restore.loaders.registry import card_of, loader_of
 
 if TYPE_CHECKING:
@@ -289,7 +290,20 @@ def restorer_facts(path: Path) -> tuple[ModelCard, str, str]:
     ValueError
         If the file cannot be read, or nobody has described it yet.
     """
-    return *_restorer(path), "napari-maskcal" if is_native(path) else loader_of(path).name
+    if not path.exists() and (announced := announced_as(str(path))) is not None:
+        file_format = f"restorer of {announced[1]}"
+    else:
+        file_format = "napari-maskcal" if is_native(path) else loader_of(path).name
+    return *_restorer(path), file_format
+
+
+def tried_facts(path: Path) -> tuple[ModelCard, str, str]:
+    """Return the same; a file that nobody has described yet is tried first."""
+    try:
+        return restorer_facts(path)
+    except NotDescribedError:
+        load_restorer(path)
+    return restorer_facts(path)
 
 
 def is_bundle(path: Path) -> bool:
@@ -338,6 +352,8 @@ def _restorer(path: Path) -> tuple[ModelCard, str]:
     """Return card and hash; a file is read again only when it has changed, what is kept beside it each time."""
     if is_native(path):
         return read_card(path), _known_sha256(path)
+    if not path.exists() and (plugin := find_plugin(str(path))) is not None:
+        return plugin.card, plugin.sha256
     return card_of(path, _known_sha256)
 
 

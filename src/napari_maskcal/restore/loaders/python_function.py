@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,21 @@ def announced() -> dict[str, list[EntryPoint]]:
     return found
 
 
+def announced_as(name: str) -> tuple[EntryPoint, str] | None:
+    """Return what is announced as `name`, with its package and version; None if there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If two packages announce it; the message names them.
+    """
+    entries = announced().get(name.lower(), [])
+    packages = sorted({package_of(entry) for entry in entries})
+    if len(packages) > 1:
+        raise ValueError(f"the restorer {name} is in {' and in '.join(packages)}; uninstall all but one of them")
+    return (entries[0], packages[0]) if entries else None
+
+
 def find_plugin(name: str, *, agreed: bool = False) -> Restorer | None:
     """Return the restorer that a package announces as `name`; None if there is none.
 
@@ -95,26 +111,29 @@ def find_plugin(name: str, *, agreed: bool = False) -> Restorer | None:
     ValueError
         If two packages announce it, or it cannot be loaded; the message names the packages.
     """
-    entries = announced().get(name.lower(), [])
-    if not entries:
+    found = announced_as(name)
+    if found is None:
         return None
-    packages = sorted({package_of(entry) for entry in entries})
-    if len(packages) > 1:
-        raise ValueError(f"the restorer {name} is in {' and in '.join(packages)}; uninstall all but one of them")
-    entry, package = entries[0], packages[0]
+    entry, package = found
     sha256 = hashlib.sha256(f"{package} {entry.value}".encode()).hexdigest()
     if agreed:
         trust(sha256, name=f"{entry.name} of {package}")
     if not is_trusted(sha256):
         raise NotTrustedError(entry.name, f"a restorer of {package}", sha256)
     try:
-        return _made(entry.load(), entry, package)
+        return _loaded(entry, package)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the restorer {name} of {package} cannot be loaded: {type(error).__name__}: {reason}; update or uninstall "
             "that package"
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _loaded(entry: EntryPoint, package: str) -> Restorer:
+    """Return what an entry point leads to; once, for a function is tried then."""
+    return _made(entry.load(), entry, package)
 
 
 def _made(found: Any, entry: EntryPoint, package: str) -> Restorer:

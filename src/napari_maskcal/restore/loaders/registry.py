@@ -106,7 +106,12 @@ def open_restorer(path: Path) -> Restorer:
 
 
 def agree(path: Path) -> None:
-    """Keep that the user knows where a file comes from, if it is of a format that can run code."""
+    """Keep that the user knows where a file comes from, if it is of a format that can run code, or a package."""
+    from napari_maskcal.restore.loaders.python_function import announced_as, find_plugin
+
+    if not path.exists() and announced_as(str(path)) is not None:
+        find_plugin(str(path), agreed=True)
+        return
     if loader_of(path).runs_code:
         trust(content_sha256(path), name=path.name)
 
@@ -132,7 +137,8 @@ def verified(path: Path) -> str:
     for own, reached in ((card.halo_px, found.halo_px), (card.halo_z, found.halo_z)):
         if own is not None and (reached is None or reached > own):
             raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
-    return "the file has the hash it was described with, and a trial run agrees with its card."
+    described = "the file has the hash it was described with, and " if path.exists() else ""
+    return f"{described}a trial run agrees with its card."
 
 
 def describe(path: Path, loader: Loader, network: Any) -> ModelCard:

@@ -36,7 +36,7 @@ from calibration import machine
 from napari_maskcal import __version__
 from napari_maskcal.distance.registry import parse_distance
 from napari_maskcal.read.atomic import write_atomically
-from paper_methods import DEFAULT, METHODS, VARIANTS, Workshop
+from paper_methods import DEFAULT, METHODS, TRIALS, VARIANTS, Workshop
 from paper_outputs import draw, summary, write_all, write_json
 from paper_rows import Bench, shown
 from paper_tasks import TASKS, VERSION, say
@@ -90,10 +90,10 @@ def _asked(options: argparse.Namespace) -> Run:
     quick = (QUICK if _has_pairs(data) else QUICK_WITHOUT_DATA,)
     tasks = quick if options.quick else _chosen(options.tasks, tuple(TASKS), "task")
     distances = _chosen(options.distances, DISTANCES, "distance")
-    known = tuple(name for name in METHODS if not (options.quick and name in VARIANTS))
-    methods = _chosen(options.methods, known, "method") if options.methods else known
+    usual = tuple(name for name in METHODS if name not in TRIALS and not (options.quick and name in VARIANTS))
+    methods = _chosen(options.methods, tuple(METHODS), "method") if options.methods else usual
     # A part must not take the place of the whole table.
-    is_whole = (set(tasks), set(distances), set(methods)) == (set(TASKS), set(DISTANCES), set(METHODS))
+    is_whole = (set(tasks), set(distances), set(methods)) == (set(TASKS), set(DISTANCES), set(METHODS) - set(TRIALS))
     results = ROOT / "docs" / "results" if is_whole else options.cache / "results"
     return Run(
         tasks=tasks, distances=distances, methods=methods, data=data, cache=options.cache,
@@ -107,7 +107,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--tasks", default=",".join(TASKS), help="default: %(default)s")
     parser.add_argument("--distances", default=",".join(DISTANCES), help="default: %(default)s")
-    parser.add_argument("--methods", help=f"default: {','.join(METHODS)}")
+    parser.add_argument("--methods", help=f"default: all but {','.join(TRIALS)}, of {','.join(METHODS)}")
     parser.add_argument("--data", type=Path, help="measured pairs; default: shared/data in or beside the checkout")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "napari-maskcal-paper")
     parser.add_argument("--out", type=Path, help="default: docs/results if all is run, else results in the cache")

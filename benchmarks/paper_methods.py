@@ -19,6 +19,7 @@ from napari_maskcal.mask.untrained import WINDOW_PX
 from napari_maskcal.training_choice import ALL, BARE, SMOOTHED, SPREAD, TRAINED, TURNED, preferred
 from paper_choice import validation_shares
 from paper_fields import stacked
+from paper_inputs import with_features, with_scales
 from paper_trained import budgets, learned, maps_of, residuals, smoothed
 from paper_views import QUARTERS, VIEWS, spread, spread_over
 
@@ -180,6 +181,21 @@ def budget_pair(question: Question) -> Maps:
     return replace(maps, train_s=one.train_s + other.train_s)
 
 
+def budget_features(question: Question) -> Maps | None:
+    """Return `budget` of a network that also sees the restorer's last features; None where others trained that."""
+    return _with_more(question, "features", with_features)
+
+
+def budget_scales(question: Question) -> Maps | None:
+    """Return `budget` of a network that also sees both images at three coarser scales."""
+    return _with_more(question, "scales", with_scales)
+
+
+def _with_more(question: Question, what: str, add: Callable[[Task], Task | None]) -> Maps | None:
+    task = question.workshop.once(what, lambda: add(question.task))
+    return None if task is None else budget(replace(question, task=task))
+
+
 def budget_turned(question: Question) -> Maps:
     """Return the error budget of `quantile` and `tta` together: eight passes of the restorer for each field."""
     found, turned = learned(question, "quantile"), tta(question)
@@ -296,7 +312,11 @@ METHODS: dict[str, Callable[[Question], Maps | None]] = {
     "budget_pair": budget_pair,
     "budget_turned": budget_turned,
     "chosen": chosen,
+    "budget_features": budget_features,
+    "budget_scales": budget_scales,
 }
 DEFAULT = "chosen"
 VARIANTS = ("residual_budget", "score_budget", "likelihood_budget", "budget_smooth", "budget_half", "budget_pair")
 """What was tried and is not kept: left out where time is short."""
+TRIALS = ("budget_features", "budget_scales")
+"""What is run only where it is asked for by name; not in the kept table."""

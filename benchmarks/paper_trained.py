@@ -65,7 +65,7 @@ def learned(question: Question, loss: str, **changes: Any) -> Learned:
     """Return the task's network of one loss, trained once for all distances and runs of one `VERSION`."""
     chosen = {"seed": question.workshop.seed, **changes}
     recipe = Recipe(loss=loss, steps=STEPS, validate_every=VALIDATE_EVERY, patience=STEPS, **chosen)
-    return question.workshop.once(("learned", recipe), lambda: _kept(question, recipe))
+    return question.workshop.once(("learned", question.task.name, recipe), lambda: _kept(question, recipe))
 
 
 def _kept(question: Question, recipe: Recipe) -> Learned:

@@ -409,3 +409,41 @@ def test_networks_for_volumes_or_colours_are_refused_however_deep_they_are(train
         ):
             write_bundle(tmp_path / "m.maskcal", model.network, card, None)
     assert not (tmp_path / "m.maskcal").exists()
+
+
+# ---- what a newer version of the same format adds
+
+
+def test_fields_that_only_a_newer_version_knows_are_read_and_kept(trained, parts, file):
+    content = json.loads(parts[DESCRIPTION])
+    for where in (content, content["card"], content["certificate"]):
+        where["aaa_newer"] = {"of": ["version", 1.5]}  # before all others, wherever a newer version has it
+    newer = {
+        **content,
+        "card": dict(sorted(content["card"].items())),
+        "certificate": dict(sorted(content["certificate"].items())),
+    }
+    file = pack(file, forged(parts | {DESCRIPTION: json.dumps(newer).encode()}))
+    read, model = read_content(file), load_mask_model(file)
+    assert "aaa_newer" not in read_content(trained.mask_path).card.model_dump()
+    again = file.with_name("again.maskcal")
+    write_bundle(again, model.network, model.card, model.certificate)
+    for found in (read.model_dump(), read.card.model_dump(), read_content(again).card.model_dump(),
+                  read_description(again).certificate.model_dump()):  # fmt: skip
+        assert found["aaa_newer"] == {"of": ["version", 1.5]}
+    assert load_mask_model(again).sha256 == model.sha256 != trained.mask_model.sha256
+
+
+def test_a_mask_network_is_another_one_with_whatever_field_of_its_card_changed(trained, parts):
+    card = trained.mask_model.card
+    newer = ModelCard.model_validate(card.model_dump() | {"newer": 1})
+    other = ModelCard.model_validate(card.model_dump() | {"newer": 2})
+    turned = ModelCard.model_validate(dict(reversed(list((card.model_dump() | {"newer": 1}).items()))))
+    hashes = [mask_sha256(one, parts[WEIGHTS]) for one in (card, newer, other, turned)]
+    assert len(set(hashes)) == 3
+    assert hashes[1] == hashes[3]
+
+
+@pytest.mark.parametrize("part", ["thumbnail.png", "restorer"])
+def test_a_part_that_the_description_does_not_tell_of_is_refused(parts, file, part):
+    refused(pack(file, parts | {part: b"x"}), match=f"and restorer if it says so; it holds .*'{part}'")

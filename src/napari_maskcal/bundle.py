@@ -1,8 +1,8 @@
-"""The ``.maskcal`` file: a mask network with its card, certificate and curves, and no pickle.
+"""The ``.maskcal`` file: a mask network with its card, certificate and curves, and, if wanted, the restorer.
 
 A zip of ``maskcal.json``, ``mask.safetensors`` and ``curves.safetensors``; a network that was trained, but not
-calibrated, has no certificate and no curves. Names, sizes and hashes are checked before any part is used, and nothing
-is ever unpacked to disk.
+calibrated, has no certificate and no curves. Names, sizes and hashes are checked before any part is used; nothing but
+the restorer is ever unpacked to disk, see `napari_maskcal.packed`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -20,10 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves
 from napari_maskcal.models import MaskModel
+from napari_maskcal.packed import LARGEST, PackedRestorer, packable, packed, unpacked
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.read.names import shown
 from napari_maskcal.restore.card import ModelCard, first_fault, nested
 from napari_maskcal.restore.loaders.archives import check_entries, check_list
+from napari_maskcal.restore.loaders.base import file_state
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
@@ -33,22 +36,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-_DESCRIPTION, _WEIGHTS, _CURVES = "maskcal.json", "mask.safetensors", "curves.safetensors"
+    from napari_maskcal.models import Restorer
+
+_DESCRIPTION, _WEIGHTS, _CURVES, _RESTORER = "maskcal.json", "mask.safetensors", "curves.safetensors", "restorer"
 _CERTIFICATE = "certificate"  # a part of maskcal.json with a hash of its own
 _MASK = "mask"  # the hash of card and weights, where no certificate has it
-_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30}
+_LARGEST_PART = {_DESCRIPTION: 64 * 2**20, _WEIGHTS: 2**30, _CURVES: 2**30, _RESTORER: LARGEST}
+_NEEDED = {_DESCRIPTION, _WEIGHTS}
 _OF_PLANES = {"dims": 2, "channels": 1, "degraded_channels": 1}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
 class Content(BaseModel):
-    """The content of ``maskcal.json``, of a mask network that may not be calibrated yet."""
+    """The content of ``maskcal.json``, of a mask network that may not be calibrated yet.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Fields that only a newer version knows are kept, here, in the card and in the certificate; what changes a result
+    raises `schema_version`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     schema_version: Literal[1] = 1
     card: ModelCard
     certificate: Certificate | None = None
+    restorer: PackedRestorer | None = None
     sha256: Annotated[dict[str, str], Field(min_length=2)]
 
 
@@ -59,8 +70,8 @@ class Description(Content):
 
 
 def mask_sha256(card: ModelCard, weights: bytes) -> str:
-    """Return the hash that stands for a mask network: of its weights and of its card."""
-    return hashlib.sha256(weights + card.model_dump_json().encode()).hexdigest()
+    """Return the hash that stands for a mask network: of its weights and of its card, whatever the order of that."""
+    return hashlib.sha256(weights + _json_sha256(json.loads(card.model_dump_json())).encode()).hexdigest()
 
 
 def mask_weights(network: nn.Module | None) -> bytes:
@@ -71,24 +82,42 @@ def mask_weights(network: nn.Module | None) -> bytes:
     return save({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()})
 
 
-def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certificate: Certificate | None) -> None:
+def write_bundle(
+    path: Path,
+    network: nn.Module | None,
+    card: ModelCard,
+    certificate: Certificate | None,
+    *,
+    restorer: Restorer | None = None,
+) -> None:
     """Write a bundle; an existing file is replaced only by a complete one.
 
     Without a certificate it holds a network that is still to be calibrated: nothing draws a mask with it.
 
+    Parameters
+    ----------
+    restorer
+        To be put into the bundle, so that one file is all that is handed on.
+
     Raises
     ------
     ValueError
-        If the certificate is an exploration or has no curves, was made for another mask network, or on specimens
-        that this one was trained on; if the network is one that a bundle cannot hold, or the file cannot be written.
+        If the certificate is an exploration or has no curves, was made for another mask network or restorer, or on
+        specimens that this one was trained on; if either network is one that a bundle cannot hold, or the file cannot
+        be written.
     """
     _check_planes(card)
     weights = mask_weights(network)
     parts = {_WEIGHTS: weights}
     if certificate is not None:
         parts[_CURVES] = _checked_curves(certificate, card, weights)
-    description = _describe(card, certificate, parts)
-    parts = {_DESCRIPTION: description.model_dump_json(indent=1, exclude_none=certificate is None).encode(), **parts}
+    inside = None
+    if restorer is not None:
+        inside, parts[_RESTORER] = packed(packable(restorer))
+        _check_restorer(inside, certificate, path)
+    description = _describe(card, certificate, inside, parts)
+    text = description.model_dump_json(indent=1, exclude_none=certificate is None, exclude=_left_out(inside))
+    parts = {_DESCRIPTION: text.encode(), **parts}
     for name, content in parts.items():
         if len(content) > _LARGEST_PART[name]:
             raise ValueError(
@@ -98,7 +127,9 @@ def write_bundle(path: Path, network: nn.Module | None, card: ModelCard, certifi
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+            # Weights hardly shrink, and those of a restorer may be large.
+            method = zipfile.ZIP_STORED if name == _RESTORER else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, method)
     write_atomically(path, buffer.getvalue())
 
 
@@ -124,12 +155,23 @@ def _checked_curves(certificate: Certificate, card: ModelCard, weights: bytes) -
     return save(_curve_arrays(certificate.curves))
 
 
-def _describe(card: ModelCard, certificate: Certificate | None, parts: dict[str, bytes]) -> Content:
+def _check_restorer(inside: PackedRestorer, certificate: Certificate | None, source: Path) -> None:
+    if certificate is not None and certificate.fingerprint.restorer_sha256 != inside.sha256:
+        raise ValueError(f"{source}: the certificate was made for another restorer than {inside.file_name}")
+
+
+def _left_out(inside: PackedRestorer | None) -> set[str]:
+    return {_RESTORER} if inside is None else set()
+
+
+def _describe(
+    card: ModelCard, certificate: Certificate | None, inside: PackedRestorer | None, parts: dict[str, bytes]
+) -> Content:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     if certificate is None:
-        return Content(card=card, sha256=hashes | {_MASK: mask_sha256(card, parts[_WEIGHTS])})
+        return Content(card=card, restorer=inside, sha256=hashes | {_MASK: mask_sha256(card, parts[_WEIGHTS])})
     hashes[_CERTIFICATE] = _json_sha256(json.loads(certificate.model_dump_json()))
-    return Description(card=card, certificate=certificate, sha256=hashes)
+    return Description(card=card, certificate=certificate, restorer=inside, sha256=hashes)
 
 
 def holds_bundle(path: Path) -> bool:
@@ -193,14 +235,45 @@ def read_bundle(path: Path) -> MaskModel:
     )
 
 
+def restorer_in(path: Path) -> Path:
+    """Return the restorer that a bundle brings, as a file of its own in the user's cache.
+
+    Raises
+    ------
+    ValueError
+        If it brings none, or is damaged; see `read_content`.
+    """
+    place = _restorer_in(path, file_state(path))
+    if not place.is_file():  # a cache may be emptied at any time
+        _restorer_in.cache_clear()
+        place = _restorer_in(path, file_state(path))
+    return place
+
+
+@lru_cache(maxsize=16)
+def _restorer_in(path: Path, state: tuple[int, int]) -> Path:
+    content = read_content(path)
+    if content.restorer is None:
+        raise ValueError(f"{path} holds no restorer; choose the file of the one that it was calibrated for")
+
+    def read() -> bytes:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(_RESTORER)
+
+    return unpacked(content.restorer, content.sha256[_RESTORER], read, source=path)
+
+
 def _read(path: Path) -> tuple[Content, bytes]:
     check_file(path, suffix=".maskcal")
-    parts = _read_parts(path)
+    parts, names = _read_parts(path)
     content = _parse_content(parts[_DESCRIPTION], path)
     if content.card.role != "mask":
         raise ValueError(f"{path} holds a {content.card.role} network, not a mask network")
-    if (_CURVES in parts) != isinstance(content, Description):
-        raise _wrong_parts(path, parts)
+    if (_CURVES in names) != isinstance(content, Description) or (_RESTORER in names) != (content.restorer is not None):
+        raise _wrong_parts(path, names)
+    if content.restorer is not None:
+        content.restorer.check(content.sha256.get(_RESTORER, ""), source=path)
+        _check_restorer(content.restorer, content.certificate, path)
     for name in (_WEIGHTS, _CURVES):
         if name in parts and content.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
             raise ValueError(f"{path} is damaged or was changed: the hash of {name} is not the one it was saved with")
@@ -225,27 +298,28 @@ def _with_curves(description: Description, mask: str, curves: bytes, path: Path)
     return description.model_copy(update={"certificate": certificate})
 
 
-def _read_parts(path: Path) -> dict[str, bytes]:
+def _read_parts(path: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Return all parts but the restorer, which may be large, and the names of all."""
     try:
         check_list(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if sorted(names) not in (sorted(_LARGEST_PART), sorted((_DESCRIPTION, _WEIGHTS))):
+            if not (set(names) >= _NEEDED and set(names) <= set(_LARGEST_PART) and len(set(names)) == len(names)):
                 raise _wrong_parts(path, names)
             for info in archive.infolist():
                 if info.file_size > _LARGEST_PART[info.filename]:
                     raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
             # Of many equal distances honest curves may shrink to next to nothing.
             check_entries([info for info in archive.infolist() if info.filename != _CURVES], path)
-            return {name: archive.read(name) for name in names}
+            return {name: archive.read(name) for name in names if name != _RESTORER}, names
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None
 
 
 def _wrong_parts(path: Path, names: Iterable[str]) -> ValueError:
     return ValueError(
-        f"{path} is not a .maskcal bundle: it should hold {', '.join(_LARGEST_PART)} (without a certificate not the "
-        f"last), and holds {', '.join(shown(name) for name in list(names)[:6]) or 'nothing'}"
+        f"{path} is not a .maskcal bundle: it should hold {_DESCRIPTION}, {_WEIGHTS}, with a certificate {_CURVES}, "
+        f"and {_RESTORER} if it says so; it holds {', '.join(shown(name) for name in list(names)[:6]) or 'nothing'}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,14 @@ class Restorer:
         None: another tool made the restored images, and they are given with the degraded ones.
     sha256
         Of the file it came from; ``"given"`` without a network.
+    source
+        That file; None where there is none.
     """
 
     card: ModelCard
     network: nn.Module | None
     sha256: str
+    source: Path | None = field(default=None, compare=False)
 
     @property
     def can_be_asked(self) -> bool:
@@ -82,18 +85,41 @@ class MaskModel:
 
 
 def model_path(choice: str | Path, *, role: str) -> Path:
-    """Return the file behind a user's choice: the bundled model of that role, or the path itself."""
+    """Return the file behind a user's choice: the bundled model of that role, or the path itself.
+
+    A ``.maskcal`` bundle that is chosen as a restorer stands for the one that is in it, which is unpacked.
+
+    Raises
+    ------
+    ValueError
+        If a bundle is chosen as a restorer and holds none, or is damaged.
+    """
     if str(choice) == DEMO:
         return _BUNDLED / ("restorer.safetensors" if role == "restorer" else "demo.maskcal")
-    return Path(choice).expanduser()
+    path = Path(choice).expanduser()
+    if role != "restorer" or not is_bundle(path):
+        return path
+    from napari_maskcal.bundle import restorer_in
+
+    return restorer_in(path)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a ``.maskcal`` bundle, or is called so."""
+    if path.suffix.lower() == ".maskcal":
+        return True
+    from napari_maskcal.bundle import holds_bundle
+
+    return path.is_file() and holds_bundle(path)
 
 
 def load_restorer(path: str | Path = DEMO) -> Restorer:
     """Return the restorer in a file, of this package's format or one of many others.
 
-    ``"demo"`` stands for the bundled one, ``"given"`` for `GIVEN_RESTORER`, and the name of an entry point of the group
-    ``napari_maskcal.restorers`` for what another package brings. What a file does not say of its
-    network, trial runs show once; it is kept beside the file, as ``FILE.maskcal.json``, where it can be mended.
+    ``"demo"`` stands for the bundled one, ``"given"`` for `GIVEN_RESTORER`, the name of an entry point of the group
+    ``napari_maskcal.restorers`` for what another package brings, and a ``.maskcal`` bundle for the one in it. What a
+    file does not say of its network, trial runs show once; it is kept beside the file, as ``FILE.maskcal.json``, where
+    it can be mended.
 
     Raises
     ------
@@ -114,7 +140,7 @@ def load_restorer(path: str | Path = DEMO) -> Restorer:
     if str(path) != DEMO and not Path(path).exists() and (plugin := find_plugin(str(path))) is not None:
         return plugin
     place = model_path(path, role="restorer")
-    return read_restorer(place) if is_native(place) else open_restorer(place)
+    return replace(read_restorer(place) if is_native(place) else open_restorer(place), source=place)
 
 
 def load_mask_model(choice: str | Path = DEMO, restorer: Restorer | None = None) -> MaskModel:

@@ -91,17 +91,22 @@ class Trained:
         """Whether it came to its end, and, where a promise was asked for, to one."""
         return bool(self.judged) and (self.certificate is not None or not self.split.calibration)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, restorer: Restorer | None = None) -> None:
         """Write the bundle; the checkpoint of a training that came to its end is then removed.
+
+        Parameters
+        ----------
+        restorer
+            The one that it was trained for, to be put into the bundle too.
 
         Raises
         ------
         ValueError
-            If the file cannot be written.
+            If the file cannot be written, or the restorer not be put into it.
         """
         from napari_maskcal.bundle import write_bundle
 
-        write_bundle(path, self.mask_model.network, self.mask_model.card, self.certificate)
+        write_bundle(path, self.mask_model.network, self.mask_model.card, self.certificate, restorer=restorer)
         if self.checkpoint is not None and self.is_complete:
             self.checkpoint.unlink(missing_ok=True)
 

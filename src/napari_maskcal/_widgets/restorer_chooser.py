@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QDialog, QMessageBox
 from napari_maskcal._widgets.fields import ModelChooser, one_line
 from napari_maskcal._widgets.restorer_dialog import RestorerDialog
 from napari_maskcal._widgets.runner import Runner
-from napari_maskcal.models import DEMO
+from napari_maskcal.models import DEMO, is_bundle, model_path
 from napari_maskcal.restore.card import ModelCard
 from napari_maskcal.restore.events import Done, Event, Failed
 from napari_maskcal.restore.kinds import GIVEN
@@ -23,7 +23,7 @@ from napari_maskcal.restore.loaders.registry import loader_of
 from napari_maskcal.restore.loaders.trust import trust
 from napari_maskcal.review.request import Problem, restorer_card, restorer_facts
 
-_PATTERN = "Networks (*.pt2 *.pt *.pth *.ts *.onnx *.zip *.safetensors *.ckpt);;All files (*)"
+_PATTERN = "Networks (*.pt2 *.pt *.pth *.ts *.onnx *.zip *.safetensors *.ckpt *.maskcal);;All files (*)"
 _ABOUT = "\0about"  # the entry that shows again how a file is used; no path
 _SHOWN_OF_SHA256 = 16
 _ROOM_PX = 90  # of the words around a file's name, and of the arrow
@@ -208,7 +208,7 @@ def _hurdle(value: str) -> NotTrustedError | NotDescribedError | None:
     if value in (DEMO, GIVEN):
         return None
     try:
-        restorer_facts(Path(value))
+        restorer_facts(model_path(value, role="restorer"))
     except (NotTrustedError, NotDescribedError) as error:
         return error
     except (ValueError, OSError, MemoryError, ImportError):
@@ -235,9 +235,10 @@ def _trial(path: Path) -> Iterator[Event]:
 
 
 def _is_described(path: Path) -> bool:
-    """Whether a file is a restorer of others that can be used, and so was described."""
+    """Whether a file is a restorer of others that can be used, and so was described; in a bundle that is settled."""
     try:
-        return path.exists() and not is_native(path) and restorer_card(str(path))[0] is not None
+        own = path.exists() and not is_native(path) and not is_bundle(path)
+        return own and restorer_card(str(path))[0] is not None
     except (ValueError, OSError):
         return False
 

@@ -26,6 +26,7 @@ from napari_maskcal.review.request import (
     Choices,
     Part,
     Problem,
+    brings_restorer,
     describe_bundle,
     device_fault,
     in_own_words,
@@ -219,6 +220,8 @@ class ReviewForm(QWidget):
 
     def _mask_model_changed(self, *_: Any) -> None:
         self._take_pinned_values()
+        if brings_restorer(self.mask_model.value()):
+            self.restorer.choose(self.mask_model.value())
         self.choicesChanged.emit()
 
     def _take_pinned_values(self) -> None:

@@ -167,7 +167,7 @@ class Certificate(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", arbitrary_types_allowed=True, ser_json_inf_nan="strings"
+        frozen=True, extra="allow", arbitrary_types_allowed=True, ser_json_inf_nan="strings"
     )  # JSON has no infinity, and a threshold may be infinite: nothing has to be masked
 
     schema_version: Literal[1] = 1

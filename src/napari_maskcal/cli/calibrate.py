@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_maskcal.cli.options import JSON, check_promise, options
+from napari_maskcal.cli.options import JSON, WITH_RESTORER, check_promise, options
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.cli.triplets import (
     NO_CACHE,
@@ -51,9 +51,10 @@ _PROMISE = ("tolerance", "confidence", "guarantee", "delta", "bound", "grouping"
 @options(*WHERE, RESTORER, CALIBRATION_MASK_MODEL, DISTANCE, INTENSITY, CALIBRATION_TOLERANCE, CALIBRATION_CONFIDENCE,
          GUARANTEE, DELTA, BOUND, GROUPING, SEED, MASK, FIELD_PX, DEVICE, NOTE)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The .maskcal bundle to write.")
+@WITH_RESTORER
 @NO_CACHE
 @JSON
-def calibrate(out: Path | None, no_cache: bool, as_json: bool, **chosen: Any) -> None:
+def calibrate(out: Path | None, with_restorer: bool, no_cache: bool, as_json: bool, **chosen: Any) -> None:
     """Calibrate a mask on images whose truth is known, and write a .maskcal bundle.
 
     Without --tolerance the images are measured and tolerances suggested; nothing is written.
@@ -64,9 +65,13 @@ def calibrate(out: Path | None, no_cache: bool, as_json: bool, **chosen: Any) ->
         raise click.UsageError("with --tolerance, name the bundle to be written with --out")
     if promise is not None and out is not None:
         check_new_file(out, suffix=".maskcal")
+    from napari_maskcal.packed import packable
+
     cache = open_cache(unused=no_cache)
     with faults_as_table():
         plan = _plan(where, chosen, promise, cache)
+        if with_restorer:
+            packable(plan.restorer)
         measured = _measure(plan, chosen["device"], cache)
     if promise is None or out is None:
         _suggest(measured, as_json=as_json)
@@ -74,7 +79,8 @@ def calibrate(out: Path | None, no_cache: bool, as_json: bool, **chosen: Any) ->
     certificate = measured.certify(promise, note=chosen["note"], history=_history(plan, measured, out))
     from napari_maskcal.bundle import write_bundle
 
-    write_bundle(out, plan.mask_model.network, plan.mask_model.card, certificate)
+    inside = plan.restorer if with_restorer else None
+    write_bundle(out, plan.mask_model.network, plan.mask_model.card, certificate, restorer=inside)
     _tell(certificate, out, as_json=as_json)
 
 

@@ -29,22 +29,30 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known as JSON instead of sentences.")
 def info(file: str, agreed: bool, verify: bool, as_json: bool) -> None:
     """Say what a .maskcal bundle promises, or how a restorer is used; a restorer that is new is tried first."""
-    from napari_maskcal.models import DEMO, model_path
-    from napari_maskcal.review.request import is_bundle
+    from napari_maskcal.models import DEMO, is_bundle, model_path
 
-    if file == DEMO or is_bundle(Path(file)):
-        found, lines = _bundle(file, model_path(file, role="mask"), verify=verify)
+    if file == DEMO or is_bundle(Path(file).expanduser()):
+        found, lines = _bundle(file, model_path(file, role="mask"), agreed=agreed, verify=verify)
     else:
         found, lines = _restorer(Path(file).expanduser(), agreed=agreed, verify=verify)
     for line in [json.dumps(found, indent=2)] if as_json else lines:
         click.echo(line)
 
 
-def _bundle(choice: str, path: Path, *, verify: bool) -> tuple[dict[str, Any], list[str]]:
+def _bundle(choice: str, path: Path, *, agreed: bool, verify: bool) -> tuple[dict[str, Any], list[str]]:
+    from napari_maskcal.models import model_path
+    from napari_maskcal.restore.loaders.base import NotTrustedError
     from napari_maskcal.review.request import describe_content
 
     content = describe_content(choice)
     lines = [content.card.name, *_promised(content.certificate), *_origin(content.card)]
+    if content.restorer is not None:
+        inside = model_path(choice, role="restorer")
+        lines.append(f"With its restorer, {content.restorer.file_name}:")
+        try:
+            lines += _restorer(inside, agreed=agreed, verify=verify)[1]
+        except NotTrustedError as error:  # what is promised can be read all the same
+            lines.append(str(error))
     if verify:
         from napari_maskcal.bundle import read_bundle
 

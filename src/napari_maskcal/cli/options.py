@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from napari_maskcal.settings import check_confidence, check_tolerance
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from napari_maskcal.settings import Parameter
 
+WITH_RESTORER = click.option(
+    "--with-restorer", is_flag=True, help="Put the restorer into the bundle too, so that one file is all to hand on."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON instead of sentences.")
 
 
@@ -34,6 +38,18 @@ def option(parameter: Parameter) -> Callable[[Any], Any]:
     return click.option(
         parameter.flag, type=kind, default=parameter.default, show_default=shown, help=parameter.help
     )  # fmt: skip
+
+
+def is_default(name: str) -> bool:
+    """Whether the user said nothing of an option of the command that runs."""
+    return click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT
+
+
+def restorer_for(restorer: str, mask_model: str) -> str:
+    """Return the restorer chosen; where none was, the one that the mask model's bundle brings."""
+    from napari_maskcal.review.request import brings_restorer
+
+    return mask_model if is_default("restorer") and brings_restorer(mask_model) else restorer
 
 
 def check_promise(tolerance: float | None, confidence: float | None) -> None:

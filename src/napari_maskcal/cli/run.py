@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from napari_maskcal.cli.options import JSON, options
+from napari_maskcal.cli.options import JSON, options, restorer_for
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.settings import (
     AXES,
@@ -59,6 +59,7 @@ def run(
         restored=read_image(restored, axes=axes) if restored else None,
         uncertainty=read_image(uncertainty, axes=axes) if uncertainty else None,
     )
+    restorer = restorer_for(restorer, mask_model)
     request = _resolve(stack, channel, restorer, mask_model, tolerance, confidence, given)
     with new_folder(out) as folder:
         from napari_maskcal.models import load_mask_model, load_restorer

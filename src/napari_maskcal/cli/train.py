@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_maskcal.cli.options import check_promise, options
+from napari_maskcal.cli.options import WITH_RESTORER, check_promise, options
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.cli.triplets import (
     NO_CACHE,
@@ -53,14 +53,16 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print how the trai
          DEVICE)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .maskcal bundle to write.")
 @click.option("--fresh", is_flag=True, help="Start anew, where an earlier training was stopped.")
+@WITH_RESTORER
 @NO_CACHE
 @_JSON
-def train(out: Path, fresh: bool, no_cache: bool, as_json: bool, **chosen: Any) -> None:
+def train(out: Path, fresh: bool, with_restorer: bool, no_cache: bool, as_json: bool, **chosen: Any) -> None:
     """Train a mask network for your restorer on images whose truth is known, and write a .maskcal bundle.
 
     Specimens are split: some train, some choose the best network, and, with --tolerance, some calibrate it. Ctrl-C
     stops; the same command goes on from there.
     """
+    from napari_maskcal.packed import packable
     from napari_maskcal.review.training_request import checkpoint_path
 
     where = Where.taken_from(chosen | {"uncertainty": None})
@@ -69,6 +71,8 @@ def train(out: Path, fresh: bool, no_cache: bool, as_json: bool, **chosen: Any) 
     checkpoint, cache = checkpoint_path(out), open_cache(unused=no_cache)
     with faults_as_table():
         plan = _plan(where, chosen, cache)
+        if with_restorer:
+            packable(plan.restorer)
         if fresh:
             checkpoint.unlink(missing_ok=True)
         trained, whole = _train(plan, chosen["device"], checkpoint, cache)
@@ -76,7 +80,7 @@ def train(out: Path, fresh: bool, no_cache: bool, as_json: bool, **chosen: Any) 
         raise InterruptedError(_stopped(trained, plan))
     if not trained.is_complete:  # a calibrated bundle must not be replaced by one that promises nothing
         out = free_name(out.with_stem(f"{out.stem}-uncalibrated"))
-    trained.save(out)
+    trained.save(out, restorer=plan.restorer if with_restorer else None)
     _tell(trained, plan, out, as_json=as_json)
     if not trained.is_complete:
         raise ValueError(f"the calibration was refused, see above; the network alone is in {out}")

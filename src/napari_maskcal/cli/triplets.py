@@ -8,8 +8,8 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from napari_maskcal.cli.options import is_default, restorer_for
 from napari_maskcal.restore.kinds import GIVEN
 from napari_maskcal.settings import (
     AXES,
@@ -87,7 +87,7 @@ def load_models(triplets: Triplets, restorer: str, mask_model: str) -> tuple[Res
     """Return the models chosen; where none was, those images that the triplets bring take their place."""
     from napari_maskcal.models import load_mask_model, matched
 
-    loaded = chosen_restorer(triplets, restorer)
+    loaded = chosen_restorer(triplets, restorer_for(restorer, mask_model))
     mask = load_mask_model(_or_given(triplets, "mask_model", mask_model, "uncertainty"), loaded)
     return matched(loaded, mask), mask
 
@@ -101,9 +101,8 @@ def chosen_restorer(triplets: Triplets, restorer: str) -> Restorer:
 
 def _or_given(triplets: Triplets, option: str, choice: str, part: str) -> str:
     """Return `choice`, unless it is a mere default and all triplets have the part that it would make."""
-    default = click.get_current_context().get_parameter_source(option) == ParameterSource.DEFAULT
     brought = len(triplets) > 0 and all(part in triplet.parts() for triplet in triplets)
-    return GIVEN if default and brought else choice
+    return GIVEN if is_default(option) and brought else choice
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pydantic import (
 
 from napari_maskcal.read.names import as_compared, shown
 from napari_maskcal.read.percentiles import HIGH, LOW, percentiles
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.kinds import BUDGET_CELL_PX, VIEWS
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Normalisation(BaseModel):
 class ModelCard(BaseModel):
     """Everything a caller needs to know of a network.
 
+    Fields that only a newer version knows are kept, and are part of the mask network's hash.
+
     Attributes
     ----------
     name
@@ -135,13 +138,17 @@ class ModelCard(BaseModel):
         How intensities are brought to shares of the plane's range: the unit of the uncertainty and of tolerances.
     takes
         How a restorer of others wants its input, if otherwise than in that unit. See `taken`.
+    dtype
+        What the network is calibrated and run in.
+    pixel_size
+        Of the degraded images that it was trained on, where that is known.
     licence, citation, trained_on
         For the reader; `trained_on` names the specimens, which calibration must not use again.
     trained_on_sha256
         Content hashes of the training images, so that they are known again under any name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     role: Literal["restorer", "mask"]
@@ -157,6 +164,8 @@ class ModelCard(BaseModel):
     min_size_z: PositiveInt = 1
     normalisation: Normalisation = Normalisation()
     takes: Normalisation | None = None
+    dtype: Literal["float32"] = "float32"
+    pixel_size: PixelSize | None = None
     licence: str = ""
     citation: str = ""
     trained_on: tuple[str, ...] = ()
@@ -253,7 +262,7 @@ class ModelCard(BaseModel):
     def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Write nothing empty that earlier cards did not have: the hash of a mask network covers its card."""
         content: dict[str, Any] = write(self)
-        for name in ("trained_on_sha256", "takes"):
+        for name in ("trained_on_sha256", "takes", "pixel_size"):
             if not content.get(name):
                 content.pop(name, None)
         if not self.of_volumes:

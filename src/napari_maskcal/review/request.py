@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from napari_maskcal.bundle import Content, Description, calibrated, holds_bundle, read_content
+from napari_maskcal.bundle import Content, Description, calibrated, read_content
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import GIVEN_RESTORER, load_restorer, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
 from napari_maskcal.restore.given import grid_fault
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.restore.loaders.base import NotDescribedError, content_sha256
+from napari_maskcal.restore.loaders.base import NotDescribedError, content_sha256, file_state
 from napari_maskcal.restore.loaders.native import is_native, read_card
 from napari_maskcal.restore.loaders.python_function import announced_as, find_plugin
 from napari_maskcal.restore.loaders.registry import card_of, loader_of
@@ -176,7 +176,15 @@ def describe_content(choice: str) -> Content:
             f"mask model {choice!r} has no certificate yet; calibrate it, and choose the .maskcal file that this writes"
         )
     path = model_path(choice, role="mask")
-    return _read_content(path, _state(path))
+    return _read_content(path, file_state(path))
+
+
+def brings_restorer(mask_model: str) -> bool:
+    """Whether a mask model is a bundle with its restorer in it, which is then to be chosen as the restorer too."""
+    try:
+        return describe_content(mask_model).restorer is not None
+    except (ValueError, OSError, MemoryError):  # said where the mask model is needed
+        return False
 
 
 def in_own_words(text: str, *, grouped: bool) -> str:
@@ -274,9 +282,8 @@ def restorer_card(choice: str) -> tuple[ModelCard | None, str, str | None]:
     """Return a restorer's card, its hash, and why the file cannot be read."""
     if choice == GIVEN:
         return GIVEN_RESTORER.card, GIVEN_RESTORER.sha256, None
-    path = model_path(choice, role="restorer")
     try:
-        card, digest = _restorer(path)
+        card, digest = _restorer(model_path(choice, role="restorer"))
     except (ValueError, OSError, MemoryError, ImportError) as error:
         return None, "", str(error)
     return card, digest, None
@@ -306,11 +313,6 @@ def tried_facts(path: Path) -> tuple[ModelCard, str, str]:
     return restorer_facts(path)
 
 
-def is_bundle(path: Path) -> bool:
-    """Whether a file is a ``.maskcal`` bundle, or is called so."""
-    return path.suffix.lower() == ".maskcal" or (path.is_file() and holds_bundle(path))
-
-
 def _bundle(choice: str) -> tuple[Description | None, str | None]:
     try:
         return describe_bundle(choice), None
@@ -334,15 +336,6 @@ def _promise(pinned: Certificate, choices: Choices) -> tuple[Certificate | None,
     return pinned.at(tolerance=choices.tolerance, confidence=choices.confidence), []
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Return what changes when a file does; zeros when there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
-
-
 @lru_cache(maxsize=16)
 def _read_content(path: Path, state: tuple[int, int]) -> Content:
     return read_content(path)
@@ -358,7 +351,7 @@ def _restorer(path: Path) -> tuple[ModelCard, str]:
 
 
 def _known_sha256(path: Path) -> str:
-    return _content_sha256(path, _state(path))
+    return _content_sha256(path, file_state(path))
 
 
 @lru_cache(maxsize=16)

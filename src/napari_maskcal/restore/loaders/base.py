@@ -120,6 +120,15 @@ def content_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Return what changes when a file does; zeros when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
 def needed(module: str, *, extra: str, file_format: str) -> ImportError:
     """Return the error to raise where a library is missing."""
     return ImportError(

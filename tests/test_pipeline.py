@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import napari_maskcal
 from napari_maskcal.models import load_restorer
 from napari_maskcal.pipeline import Review, agreed_certificate, check_channel, rethreshold, run
 from napari_maskcal.read.image import from_array
-from napari_maskcal.restore.events import Cancelled, CancelToken, Done, PlaneReviewed, Started, TileDone
+from napari_maskcal.read.pixel_size import PixelSize
+from napari_maskcal.restore.events import Cancelled, CancelToken, Done, PlaneReviewed, Started, TileDone, Warned
 from small_models import noisy_planes, random_restorer
 
 
@@ -225,3 +227,21 @@ def test_results_larger_than_memory_go_to_disk_with_the_same_values(pair, monkey
 
 def test_the_public_run_is_this_one():
     assert napari_maskcal.run is run
+
+
+@pytest.mark.parametrize(("trained_at", "warned"), [(None, 0), (0.105, 0), (0.2, 1)])
+def test_an_image_of_another_magnification_than_the_restorers_is_reviewed_with_a_warning(pair, trained_at, warned):
+    restorer, mask_model = pair
+    size = None if trained_at is None else PixelSize(y=trained_at, x=trained_at, unit="micrometer")
+    other = replace(restorer, card=restorer.card.model_copy(update={"pixel_size": size}))
+    image = from_array(
+        noisy_planes(1, 64, 64), axes="ZYX", name="cells", scale=(1, 0.1, 0.1), units=("micrometer",) * 3
+    )  # fmt: skip
+    events: list[Any] = []
+    review = run(image, other, mask_model, device="cpu", on_event=events.append)
+    assert_same(review, run(image, *pair, device="cpu"))
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert told == warned * [
+        "cells has pixels of 0.1 × 0.1 micrometer, but random restorer 0 was trained at 0.2 × 0.2 micrometer: it may "
+        "restore badly, and much may be marked"
+    ]

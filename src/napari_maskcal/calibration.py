@@ -153,6 +153,8 @@ def measure(
             return
         if faults := all_faults(plan.triplets, surveyed, minimal_groups=plan.minimal_groups):
             raise FaultyTriplets(faults)
+        if doubt := plan.restorer.card.doubt(plan.triplets.pixel_size, name="the calibration"):
+            yield Warned(message=doubt)
         measured: dict[int, tuple[MeasuredField, ...]] = {}
         yield from _measure_all(plan, surveyed, measured, device, cache, cancel)
         if cancel.cancelled:
@@ -245,7 +247,7 @@ def _together(plan: Plan, measured: Sequence[MeasuredField]) -> Measured:
         uncertainty=plan.mask_model.card.name,
         grouped=plan.triplets.grouped,
         stack_planes=stack_planes(plan.triplets, plan.restorer),
-        pixel_size=plan.pixel_size,
+        pixel_size=plan.triplets.pixel_size,
     )
 
 

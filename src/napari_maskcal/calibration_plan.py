@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from napari_maskcal.distance.registry import Distance
     from napari_maskcal.models import MaskModel, Restorer
     from napari_maskcal.read.parts import Triplets
-    from napari_maskcal.read.pixel_size import PixelSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,6 @@ class Plan:
     def fingerprint(self) -> Fingerprint:
         """Of both networks."""
         return Fingerprint.of(self.restorer, self.mask_model.card, self.mask_model.sha256)
-
-    @property
-    def pixel_size(self) -> PixelSize | None:
-        """Of the degraded images, which are of one size; None where no file says it."""
-        sizes = (triplet.degraded.pixel_size for triplet in self.triplets)
-        return next((size for size in sizes if size is not None), None)
 
     @property
     def trained_on_sha256(self) -> set[str]:

@@ -21,6 +21,7 @@ from napari_maskcal.restore.events import (
     PlaneDone,
     PlaneReviewed,
     Started,
+    Warned,
 )
 from napari_maskcal.restore.given import Given, check_given
 from napari_maskcal.review.certificate_words import promise_words
@@ -213,6 +214,8 @@ def review(
         image.check_in_memory(indices)
         given.check_in_memory(indices)
         result = _empty_review(image, indices, promise, restorer.card.scale_factor)
+        if doubt := restorer.card.doubt(image.pixel_size, name=image.name):
+            yield Warned(message=doubt)
         for event in process(image, indices, restorer, mask_model, given=given, device=device, cancel=cancel):
             match event:
                 case PlaneDone(index=index):

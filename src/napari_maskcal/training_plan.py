@@ -153,6 +153,8 @@ def plan_warnings(plan: TrainingPlan) -> tuple[str, ...]:
             f"{plan.restorer.card.name} was trained on {', '.join(seen)}, where it errs less than on new specimens: "
             "these only train; a mask network learns more from specimens that are new to the restorer"
         )
+    if doubt := plan.restorer.card.doubt(plan.triplets.pixel_size, name="the training"):
+        found.append(doubt)
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ from bioimage_packages import (
     sha256,
     zipped,
 )
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.loaders.bioimage import LOADER
 from napari_maskcal.restore.loaders.registry import describe
@@ -605,3 +606,15 @@ def test_an_exported_package_is_replaced_only_by_a_whole_one(tmp_path):
     export_mask(mask_model, path, authors=["A"])
     assert list(tmp_path.iterdir()) == [path]
     refused(path, r"takes 2 images \(degraded, restored\); a restorer takes one")
+
+
+def test_the_pixel_size_is_taken_from_the_axes_where_they_have_a_unit(tmp_path):
+    files = files_of(network())
+    described = json.loads(files["rdf.yaml"])
+    assert LOADER.said(zipped(tmp_path / "a.zip", files)).pixel_size is None
+    for axis in described["inputs"][0]["axes"][2:]:
+        axis |= {"unit": "micrometer", "scale": 0.108}
+    for axis in described["outputs"][0]["axes"][2:]:
+        axis |= {"unit": "micrometer", "scale": 0.108}
+    said = LOADER.said(zipped(tmp_path / "b.zip", files | {"rdf.yaml": json.dumps(described).encode()}))
+    assert said.pixel_size == PixelSize(y=0.108, x=0.108, unit="micrometer")

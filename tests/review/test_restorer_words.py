@@ -11,12 +11,13 @@ def card(**said: object) -> ModelCard:
     return ModelCard(name="it", role="restorer", **known)
 
 
-def test_a_restorer_is_told_in_four_lines():
+def test_a_restorer_is_told_in_five_lines():
     assert restorer_lines(card()) == [
         ("Takes", "one channel of a plane, of at least 16 pixels along each axis"),
         ("Makes", "a plane of the same size"),
         ("Looks at", "24 pixels to each side; planes and tiles in steps of 4 pixels"),
         ("Intensities", "from the percentile 1 of the plane to 99.8"),
+        ("Runs in", "float32"),
     ]
     assert network_lines(card()) == restorer_lines(card())[:3]
 
@@ -38,6 +39,7 @@ def test_volumes_are_told_apart_from_planes():
         ("Makes", "a volume of the same size"),
         ("Looks at", "24 pixels to each side, and 3 planes up and down; tiles in steps of 4 pixels and 1 plane"),
         ("Intensities", "from the percentile 1 of the stack to 99.8"),
+        ("Runs in", "float32"),
     ]
     unbounded = dict(restorer_lines(card(**said | {"halo_z": None, "halo_px": None})))
     assert unbounded["Looks at"].startswith("the whole volume, which is never cut; tiles in steps of")
@@ -55,4 +57,10 @@ def test_volumes_are_told_apart_from_planes():
 )
 def test_it_is_told_how_intensities_are_prepared(takes, words):
     assert intensity_words(takes) == words
-    assert restorer_lines(card(takes=takes))[-1] == ("Intensities", words)
+    assert restorer_lines(card(takes=takes))[3] == ("Intensities", words)
+
+
+def test_the_pixel_size_it_was_trained_at_is_told_where_it_is_known():
+    assert "Trained at" not in dict(restorer_lines(card()))
+    told = dict(restorer_lines(card(pixel_size={"y": 0.1, "x": 0.1, "unit": "micrometer"})))
+    assert told["Trained at"] == "pixels of 0.1 × 0.1 micrometer"

@@ -17,9 +17,11 @@ from napari_maskcal._widgets import restorer_chooser
 from napari_maskcal._widgets.restorer_chooser import RestorerChooser
 from napari_maskcal._widgets.restorer_dialog import RestorerDialog
 from napari_maskcal.models import load_restorer
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.restore.loaders import description, trust
 from napari_maskcal.restore.loaders.base import content_sha256
+from napari_maskcal.restore.loaders.registry import loader_of
 from napari_maskcal.review.request import Problem, restorer_card
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def gate(monkeypatch) -> Iterator[threading.Event]:
 
 def kept(path: Path) -> ModelCard:
     """The card that a file's description holds by now."""
-    card = description.read_description(path, content_sha256(path))
+    card = description.read_description(path, content_sha256(path), kind=loader_of(path).kind)
     assert card is not None
     return card
 
@@ -253,8 +255,10 @@ def test_the_answer_is_kept_and_is_what_the_restorer_is_used_with(bench, file):
     path = file("mine.onnx")
     bench.choose(path)
     bench.dialog.preparation.setCurrentText("less the mean, over the standard deviation")
+    bench.dialog.pixels.setValue(0.1)
     bench.dialog.ok_button.click()
     assert kept(path).takes == load_restorer(path).card.takes == Normalisation(kind="mean_std")
+    assert kept(path).pixel_size == PixelSize(y=0.1, x=0.1, unit="micrometer")
     card, digest, fault = restorer_card(str(path))
     assert (card, digest, fault) == (kept(path), load_restorer(path).sha256, None)
     assert not bench.chooser.findChildren(RestorerDialog) or not bench.dialog.isVisible()
@@ -505,6 +509,31 @@ def test_fixed_numbers_are_asked_for_where_they_are_chosen(shown):
     assert dialog.takes() == Normalisation(kind="fixed", offset=100.5, span=65535)
     dialog.span.setValue(0)
     assert dialog.takes().span > 0
+
+
+def test_the_pixel_size_is_asked_for_and_may_stay_unknown(shown):
+    dialog = shown()
+    assert dialog.pixels.text() == "not known"
+    assert dialog.pixel_size() is None
+    dialog.pixels.setValue(0.065)
+    assert dialog.pixels.text() == "0.065 µm"
+    assert dialog.pixel_size() == PixelSize(y=0.065, x=0.065, unit="micrometer")
+    said = shown(pixel_size=dialog.pixel_size())
+    assert said.pixels.text() == "0.065 µm"
+    said.pixels.setValue(0)
+    assert said.pixel_size() is None
+
+
+@pytest.mark.parametrize("unit", ["nanometer", "micrometer"])
+def test_a_pixel_size_that_the_box_cannot_show_stays_as_it_is(shown, unit):
+    size = PixelSize(y=0.123456789, x=0.2 if unit == "micrometer" else 0.123456789, unit=unit)
+    dialog = shown(pixel_size=size)
+    assert dialog.pixels.text() == str(size)
+    assert dialog.pixel_size() == size
+    dialog.pixels.setValue(0.1)
+    assert dialog.pixel_size() == PixelSize(y=0.1, x=0.1, unit="micrometer")
+    fine = PixelSize(y=0.123456789, x=0.123456789, unit="micrometer")
+    assert shown(pixel_size=fine).pixel_size() == fine
 
 
 # ---- in the docks

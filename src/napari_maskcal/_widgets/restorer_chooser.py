@@ -189,7 +189,8 @@ class RestorerChooser(ModelChooser):
         dialog.deleteLater()
         if result == QDialog.DialogCode.Accepted:
             try:
-                write_description(path, card.model_copy(update={"takes": dialog.takes()}), sha256)
+                said = {"takes": dialog.takes(), "pixel_size": dialog.pixel_size()}
+                write_description(path, card.model_copy(update=said), sha256)
             except (ValueError, OSError) as error:
                 self._take_faulty(str(path), error)
                 return

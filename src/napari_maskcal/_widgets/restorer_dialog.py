@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_maskcal._widgets.fields import wrapped_label
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.restore.card import ModelCard, Normalisation
 from napari_maskcal.review.restorer_words import network_lines
 
@@ -36,6 +37,8 @@ _AFTER = (
     "Your answer is kept beside the file. With another one this is another restorer, "
     "for which mask models have to be calibrated anew."
 )
+_MICROMETRE = "micrometer"
+_PIXELS = "Only to warn you when an image was taken at another magnification."
 _LARGEST, _DECIMALS, _SMALLEST_SPAN = 1e9, 6, 1e-6
 _WIDTH_PX = 520
 
@@ -43,8 +46,8 @@ _WIDTH_PX = 520
 class RestorerDialog(QDialog):
     """Shows how a restorer is used, as a trial run found it, and asks what no trial run can find.
 
-    Proposed is what `card` has; `takes` returns what is chosen. To leave the dialog is to keep the proposal, which
-    `again` is what was said earlier.
+    Proposed is what `card` has; `takes` and `pixel_size` return what is chosen. To leave the dialog is to keep the
+    proposal, which `again` is what was said earlier.
     """
 
     def __init__(self, name: str, card: ModelCard, parent: QWidget | None = None, *, again: bool = False) -> None:
@@ -64,6 +67,13 @@ class RestorerDialog(QDialog):
         if chosen == self._proposed:
             return self._card.takes
         return None if chosen == self._card.normalisation else chosen
+
+    def pixel_size(self) -> PixelSize | None:
+        """Return the size of the pixels that it was trained at; None where that is not known."""
+        size = self.pixels.value()
+        if size == self._shown_size:  # untouched: also what the box cannot show stays as it is
+            return self._card.pixel_size
+        return PixelSize(y=size, x=size, unit=_MICROMETRE) if size else None
 
     def _chosen(self) -> Normalisation:
         chosen = self._preparations[self.preparation.currentIndex()]
@@ -86,6 +96,12 @@ class RestorerDialog(QDialog):
         (fixed,) = (one for one in self._preparations if one.kind == "fixed")
         self.offset, self.span = _number(-_LARGEST, fixed.offset), _number(_SMALLEST_SPAN, fixed.span)
         self._numbers = (self.offset.value(), self.span.value())
+        said = self._card.pixel_size
+        square = said is not None and said.y == said.x and said.unit == _MICROMETRE
+        self.pixels = _number(0, said.x if said is not None and square else 0)
+        self.pixels.setSuffix(" µm")
+        self.pixels.setSpecialValueText("not known" if said is None or square else str(said))
+        self._shown_size = self.pixels.value()
 
     def _lay_out(self, name: str) -> None:
         heading = _plain(f"How {name} is used" if self._again else f"{name} can be used", style="font-weight: bold;")
@@ -111,8 +127,14 @@ class RestorerDialog(QDialog):
         column.addWidget(self.preparation)
         column.addWidget(self._numbers_row())
         column.addWidget(self.hint)
-        column.addSpacing(12)
         column.addWidget(_plain(_AFTER))
+        column.addSpacing(12)
+        column.addWidget(
+            _plain("How large were the pixels of the images it was trained on?", style="font-weight: bold;")
+        )
+        column.addWidget(self.pixels)
+        column.addWidget(_plain(_PIXELS))
+        column.addSpacing(12)
         column.addWidget(buttons)
 
     def _numbers_row(self) -> QWidget:

@@ -202,3 +202,8 @@ class Triplets:
 
     def __getitem__(self, number: int) -> Triplet:
         return self.items[number]
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Of the degraded images, which are of one size; None where no file says it."""
+        return next((size for item in self.items if (size := item.degraded.pixel_size) is not None), None)

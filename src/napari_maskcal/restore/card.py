@@ -240,6 +240,18 @@ class ModelCard(BaseModel):
         """Whether a mask network runs the restorer again, for other views of the image."""
         return any(spec.get("kind") == VIEWS for spec in nested(self.network))
 
+    def doubt(self, found: PixelSize | None, *, name: str) -> str:
+        """Say that an image shows things at another magnification than the network was trained at, or nothing.
+
+        A promise made on such images holds all the same; the restorer may err more, and the masks be larger.
+        """
+        if found is None or self.pixel_size is None or self.pixel_size.is_like(found):
+            return ""
+        return (
+            f"{name} has pixels of {found}, but {self.name} was trained at {self.pixel_size}: it may restore badly, "
+            "and much may be marked"
+        )
+
     def knows(self, groups: Iterable[str]) -> list[str]:
         """Return which of `groups` this network was trained on, also those of which only a folder has the name."""
         trained = {as_compared(name) for name in self.trained_on}

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def restorer_lines(card: ModelCard) -> list[tuple[str, str]]:
     """Return all of how a restorer is used: (label, words), in the order to be read."""
-    return [*network_lines(card), ("Intensities", intensity_words(card.taken))]
+    trained_at = [("Trained at", f"pixels of {card.pixel_size}")] if card.pixel_size else []
+    return [*network_lines(card), ("Intensities", intensity_words(card.taken)), *trained_at, ("Runs in", card.dtype)]
 
 
 def network_lines(card: ModelCard) -> list[tuple[str, str]]:

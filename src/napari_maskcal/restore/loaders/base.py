@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
+    from napari_maskcal.read.pixel_size import PixelSize
     from napari_maskcal.restore.card import Axes, Normalisation
 
 LARGEST_FILE = 4 * 2**30
@@ -23,7 +24,7 @@ class Said:
     ----------
     channels
         Of the network's own input: 1, or 3 for colours.
-    axes, scale_factor, stride_px, halo_px, min_size_px, stride_z, halo_z, min_size_z, normalisation
+    axes, scale_factor, stride_px, halo_px, min_size_px, stride_z, halo_z, min_size_z, normalisation, pixel_size
         See `napari_maskcal.restore.card.ModelCard`. A halo that is said is a lower bound: a trial run looks for more.
     """
 
@@ -38,6 +39,7 @@ class Said:
     halo_z: int | None = None
     min_size_z: int | None = None
     normalisation: Normalisation | None = None
+    pixel_size: PixelSize | None = None
     licence: str = ""
     citation: str = ""
 

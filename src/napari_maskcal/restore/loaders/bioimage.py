@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
+from napari_maskcal.read.pixel_size import pixel_size
 from napari_maskcal.restore.loaders.archives import entries
 from napari_maskcal.restore.loaders.base import LARGEST_FILE, Said, needed
 from napari_maskcal.restore.loaders.bioimage_steps import Steps, steps_of
@@ -72,6 +73,7 @@ class BioimageIo:
             min_size_px=smallest,
             **_along_z(model, path, spatial),
             normalisation=steps.normalisation,
+            pixel_size=pixel_size([axis.scale for axis in spatial], [str(axis.unit or "pixel") for axis in spatial]),
             licence="" if model.license is None else str(getattr(model.license, "source", model.license)),
             citation="; ".join(_cited(entry) for entry in model.cite),
         )

@@ -167,6 +167,7 @@ def describe(path: Path, loader: Loader, network: Any) -> ModelCard:
             halo_z=found.halo_z,
             min_size_z=max(found.min_size_z, said.min_size_z or 1),
             takes=said.normalisation,
+            pixel_size=said.pixel_size,
             licence=said.licence,
             citation=said.citation,
         )

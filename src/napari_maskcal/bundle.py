@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from napari_maskcal.calibrate.certificate import Certificate
 from napari_maskcal.calibrate.curves import AnyCurves, Curves, GridCurves
 from napari_maskcal.models import MaskModel
-from napari_maskcal.packed import LARGEST, PackedRestorer, packable, packed, unpacked
+from napari_maskcal.packed import LARGEST, PackedRestorer, packed, unpacked
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.read.names import shown
 from napari_maskcal.restore.card import ModelCard, first_fault, nested
@@ -113,7 +113,7 @@ def write_bundle(
         parts[_CURVES] = _checked_curves(certificate, card, weights)
     inside = None
     if restorer is not None:
-        inside, parts[_RESTORER] = packed(packable(restorer))
+        inside, parts[_RESTORER] = packed(restorer)
         _check_restorer(inside, certificate, path)
     description = _describe(card, certificate, inside, parts)
     text = description.model_dump_json(indent=1, exclude_none=certificate is None, exclude=_left_out(inside))

@@ -74,11 +74,20 @@ def packable(restorer: Restorer) -> Path:
     return path
 
 
-def packed(path: Path) -> tuple[PackedRestorer, bytes]:
-    """Return what a bundle says of the restorer in a file, and the file's content."""
+def packed(restorer: Restorer) -> tuple[PackedRestorer, bytes]:
+    """Return what a bundle says of a restorer, and the content of its file.
+
+    Raises
+    ------
+    ValueError
+        See `packable`; also if the file has changed since it was opened.
+    """
+    path = packable(restorer)
     content = path.read_bytes()
     own = hashlib.sha256(content).hexdigest()
     card, sha256 = (None, own) if is_native(path) else card_of(path, lambda _: own)
+    if sha256 != restorer.sha256:
+        raise ValueError(f"{path} has changed since it was opened; begin again with the file as it is now")
     return PackedRestorer(file_name=_plain(path.name), sha256=sha256, card=card), content
 
 

@@ -173,6 +173,11 @@ NOTE = Parameter(
     name="note", kind=str, default="",
     help="Where the calibration fields come from; it stands in the certificate.",
 )  # fmt: skip
+WITH_RESTORER = Parameter(
+    name="with_restorer", kind=bool, default=False,
+    help="Put the restorer into the bundle too, so that one file is all that is handed on; mind its licence.",
+)  # fmt: skip
+
 
 # ---- training
 

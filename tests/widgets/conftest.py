@@ -18,6 +18,7 @@ from small_models import noisy_planes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from small_models import Trained
 
@@ -32,6 +33,12 @@ def fewer_objects_to_look_at(trained: Trained) -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep what bundles bring out of the user's cache."""
+    monkeypatch.setenv("MASKCAL_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from napari_maskcal._widgets.fields import _FAULT_STYLE
 from napari_maskcal.calibrate.certificate import Pin
 from napari_maskcal.restore.events import Cancelled, Done, Failed
 from napari_maskcal.review.overlay import mark_uncertain
-from napari_maskcal.review.request import describe_bundle
+from napari_maskcal.review.request import brings_restorer, describe_bundle
 from small_models import noisy_planes
 from triplet_files import write
 
@@ -143,6 +143,44 @@ def test_from_folders_to_a_bundle_that_review_opens(bench, trained, tmp_path):
     np.testing.assert_array_equal(desk.uncertain.data, desk.uncertainty.data > kept.threshold)
     assert 0 < desk.uncertain.data.mean() < 1
     assert bench.page.certificate.sentence in dock.promise.text()
+
+
+def test_a_bundle_that_is_saved_with_its_restorer_is_all_that_review_needs(bench, own_cache, tmp_path):
+    bench.choose(write_triplets(tmp_path))
+    assert isinstance(bench.measure(), Done)
+    bench.page.controls.set_values(tolerance=bench.page.calibrated.exploration.suggestions()[60][0])
+    bench.page.refresh()
+    bench.page.pin_button.click()
+    without, whole = bench.save(tmp_path / "without").result, None
+    bench.page.with_restorer.click()
+    whole = bench.save(tmp_path / "whole").result
+    assert not brings_restorer(str(without))
+    assert brings_restorer(str(whole))
+    _, dock = bench.viewer.window.add_plugin_dock_widget("napari-maskcal", "Review")
+    desk = Desk(bench.viewer, dock, bench.qtbot)
+    dock.device.setValue("cpu")
+    desk.open(noisy_planes(*SHAPE, seed=99))
+    dock.mask_model.choose(str(without))
+    assert "restorer" in " ".join(desk.faults.values())
+    dock.mask_model.choose(str(whole))
+    assert dock.restorer.value() == str(whole)
+    assert desk.faults == {}
+    assert isinstance(desk.run(), Done)
+    assert bench.page.certificate.sentence in dock.promise.text()
+
+
+def test_images_that_another_tool_restored_have_no_restorer_to_save(bench, tmp_path):
+    low, high = write_triplets(tmp_path)
+    shutil.copytree(low, tmp_path / "restored")
+    bench.form.restorer.setValue("given")
+    bench.choose((low, high))
+    bench.form.places["restored"].setValue(tmp_path / "restored")
+    bench.page.with_restorer.click()
+    assert isinstance(bench.measure(), Done)
+    assert not bench.page.with_restorer.isEnabled()
+    bench.page.pin_button.click()
+    assert isinstance(bench.save(tmp_path / "mine"), Done)
+    assert not brings_restorer(str(tmp_path / "mine.maskcal"))
 
 
 def test_the_preview_names_the_specimens_without_opening_a_file(bench, tmp_path):

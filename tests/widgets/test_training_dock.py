@@ -13,7 +13,7 @@ from desk import PATIENCE_MS, Desk, open_bars
 from qtpy.QtWidgets import QLabel
 
 from napari_maskcal.mask.learner import Learner
-from napari_maskcal.models import load_mask_model
+from napari_maskcal.models import load_mask_model, load_restorer
 from napari_maskcal.restore.events import (
     Cancelled,
     Done,
@@ -210,6 +210,18 @@ def test_from_folders_to_a_bundle_that_review_opens(bench, trained, tmp_path):
     desk.open(noisy_planes(*SHAPE, seed=99))
     assert isinstance(desk.run(), Done)
     np.testing.assert_array_equal(desk.uncertain.data, desk.uncertainty.data > kept.certificate.threshold)
+
+
+def test_the_restorer_is_saved_with_the_network_when_asked(bench, play, own_cache, trained, tmp_path):
+    play.gate.set()
+    bench.choose(tmp_path)
+    bench.form.with_restorer.click()
+    assert isinstance(bench.train(), Done)
+    assert load_restorer(tmp_path / "mine.maskcal").sha256 == trained.restorer.sha256
+    bench.form.restorer.setValue("given")
+    assert "there is no restorer to put into the file" in bench.faults["with_restorer"]
+    bench.form.with_restorer.click()
+    assert "with_restorer" not in bench.faults
 
 
 def test_a_training_that_was_stopped_goes_on_where_it_was(bench, tmp_path, monkeypatch):

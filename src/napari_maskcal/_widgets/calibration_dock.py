@@ -345,9 +345,10 @@ class CalibrationDock(Docked, QWidget):
         if self.saver.running:
             return
         path = path if path.suffix == _SUFFIX else path.with_name(path.name + _SUFFIX)
-        plan = self.calibrated.plan
+        plan, packs = self.calibrated.plan, self.page.with_restorer
+        inside = plan.restorer if packs.isEnabled() and packs.isChecked() else None
         self.message.setText(f"saving {path} …")
-        self.saver.start(lambda _: save_events(plan, certificate, path))
+        self.saver.start(lambda _: save_events(plan.mask_model, certificate, path, inside))
 
     def _saved(self, last: Event | None) -> None:
         if isinstance(last, Done):

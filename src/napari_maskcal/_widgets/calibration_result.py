@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_maskcal._widgets.calibration_controls import PromiseControls
 from napari_maskcal._widgets.calibration_work import Calibrated, pins_of
@@ -19,6 +19,7 @@ from napari_maskcal.review.certificate_words import percent
 from napari_maskcal.review.exploration import Answer
 from napari_maskcal.review.pins import earlier_pins
 from napari_maskcal.review.request import in_own_words
+from napari_maskcal.settings import WITH_RESTORER
 
 # Badges bring a ground of their own, so that they are read on any theme.
 _BADGE = "font-weight: bold; padding: 4px 8px; border-radius: 4px;"
@@ -139,9 +140,11 @@ class ResultPage(QWidget):
         self.pin_button, self.save_button = QPushButton("Pin"), QPushButton("Save …")
         self.pin_button.setToolTip("Fix this tolerance and confidence, with today's date: only then it may be quoted.")
         self.save_button.setToolTip("Write a .maskcal file of the mask model with the pinned promise.")
+        self.with_restorer = QCheckBox("with its restorer")
+        self.with_restorer.setToolTip(WITH_RESTORER.help)
         buttons = QHBoxLayout()
-        buttons.addWidget(self.pin_button)
-        buttons.addWidget(self.save_button)
+        for button in (self.pin_button, self.save_button, self.with_restorer):
+            buttons.addWidget(button)
         badge_row = QHBoxLayout()
         badge_row.addWidget(self.badge)
         badge_row.addStretch(1)
@@ -170,6 +173,7 @@ class ResultPage(QWidget):
         self.pin_button.setEnabled(explored and not self.outdated)
         self.save_button.setEnabled(certificate is not None and not explored and not self.outdated)
         if self.calibrated is not None:
+            self.with_restorer.setEnabled(self.calibrated.plan.restorer.source is not None)
             self.controls.unit.setText(self._tolerance_words())
 
     def _show_badge(self, certificate: Certificate | None) -> None:

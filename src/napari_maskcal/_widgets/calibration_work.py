@@ -15,6 +15,7 @@ from napari_maskcal.calibration import measure
 from napari_maskcal.calibration_fields import fields_of, survey_plan
 from napari_maskcal.calibration_plan import Plan
 from napari_maskcal.distance.registry import parse_distance
+from napari_maskcal.models import MaskModel, Restorer
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.read.parts import Triplet, Triplets
 from napari_maskcal.restore.events import Cancelled, CancelToken, Done, Event, Failed, Warned
@@ -107,10 +108,12 @@ def field_events(plan: Plan, field: MeasuredField, device: str, cancel: CancelTo
         yield Failed(error=error)
 
 
-def save_events(plan: Plan, certificate: Certificate, path: Path) -> Iterator[Event]:
-    """Write a bundle; the result is its path."""
+def save_events(
+    mask_model: MaskModel, certificate: Certificate, path: Path, restorer: Restorer | None
+) -> Iterator[Event]:
+    """Write a bundle, with the restorer in it if one is given; the result is its path."""
     try:
-        write_bundle(path, plan.mask_model.network, plan.mask_model.card, certificate)
+        write_bundle(path, mask_model.network, mask_model.card, certificate, restorer=restorer)
         yield Done(result=path)
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error)

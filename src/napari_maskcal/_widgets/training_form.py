@@ -33,6 +33,7 @@ from napari_maskcal.settings import (
     TRAINING_SEED,
     TRAINING_TOLERANCE,
     TRUTH_FOLDER,
+    WITH_RESTORER,
 )
 
 _PARTS = {"degraded": DEGRADED_FOLDER, "truth": TRUTH_FOLDER, "restored": RESTORED_FOLDER}
@@ -66,6 +67,7 @@ class TrainingForm(TripletForm):
             restorer=self.restorer.value(), distance=self.distance.value(), tolerance=self.tolerance.value or None,
             confidence=self.confidence.value, loss=self.loss.value, steps=self.steps.value,
             crop_px=self.crop_px.value, seed=self.seed.value, out=self.out.value(),
+            with_restorer=self.with_restorer.isChecked(),
         )  # fmt: skip
 
     @property
@@ -104,6 +106,7 @@ class TrainingForm(TripletForm):
         self.seed = parameter_widget(TRAINING_SEED, TRAINING_SEED.default)
         self.device = DeviceChooser()
         self.fresh = QCheckBox("forget a training that was stopped")
+        self.with_restorer = QCheckBox("the restorer too")
 
     def _rows(self) -> dict[str, Row]:
         return {
@@ -123,6 +126,7 @@ class TrainingForm(TripletForm):
             "seed": ("Seed", self.seed.native, TRAINING_SEED.help),
             "device": ("Device", self.device, DEVICE.help),
             "fresh": ("Anew", self.fresh, words),
+            "with_restorer": ("Saves", self.with_restorer, WITH_RESTORER.help),
         }
 
     def _connect(self) -> None:
@@ -130,4 +134,5 @@ class TrainingForm(TripletForm):
             widget.changed.connect(self.changed)
         for chooser in (self.restorer, self.distance, self.device, self.out):
             chooser.valueChanged.connect(self.changed)
+        self.with_restorer.toggled.connect(self.changed)
         self.connect_sources()

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from napari_maskcal.models import Restorer
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.restore.events import Cancelled, CancelToken, Done, Event, Failed, StepDone, Warned
 from napari_maskcal.review.training_request import TrainingRequest, make_training_plan
@@ -16,11 +17,15 @@ _EVERY_S = 0.25  # of the steps that are shown; a GPU makes a hundred in that ti
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finished:
-    """A trained mask model; `path` is its bundle, None while there is none. `trained` is a `Trained`."""
+    """A trained mask model; `path` is its bundle, None while there is none. `trained` is a `Trained`.
+
+    `restorer` is what is to be put into the bundle too, or None.
+    """
 
     request: TrainingRequest
     trained: Any
-    path: Path | None
+    restorer: Restorer | None
+    path: Path | None = None
 
 
 def training_events(
@@ -37,14 +42,17 @@ def training_events(
             request.checkpoint.unlink(missing_ok=True)
         cache = Cache()
         plan = make_training_plan(request, layers, cache)
+        inside = plan.restorer if request.choices.with_restorer else None
         events = training(plan, device=device, checkpoint=request.checkpoint, cache=cache, cancel=cancel)
         for event in thinned(events):
             if isinstance(event, Done | Cancelled) and cache.fault:
                 yield Warned(message=cache.fault)
             if isinstance(event, Done):
-                yield from save_events(Finished(request=request, trained=event.result, path=None), request.out)
+                yield from save_events(
+                    Finished(request=request, trained=event.result, restorer=inside), request.out
+                )  # fmt: skip
             elif isinstance(event, Cancelled) and event.result is not None:
-                yield Cancelled(result=Finished(request=request, trained=event.result, path=None))
+                yield Cancelled(result=Finished(request=request, trained=event.result, restorer=inside))
             else:
                 yield event
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
@@ -54,7 +62,7 @@ def training_events(
 def save_events(finished: Finished, path: Path) -> Iterator[Event]:
     """Write a bundle; the result is a `Finished` with its path, and without one where it could not be written."""
     try:
-        finished.trained.save(path)
+        finished.trained.save(path, restorer=finished.restorer)
         yield Done(result=replace(finished, path=path))
     except Exception as error:  # noqa: BLE001 - an exception in a generator worker would be lost
         yield Failed(error=error, result=finished)

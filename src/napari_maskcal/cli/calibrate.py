@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_maskcal.cli.options import JSON, WITH_RESTORER, check_promise, options
+from napari_maskcal.cli.options import JSON, check_promise, options
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.cli.triplets import (
     NO_CACHE,
@@ -35,6 +35,7 @@ from napari_maskcal.settings import (
     NOTE,
     RESTORER,
     SEED,
+    WITH_RESTORER,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +50,8 @@ _PROMISE = ("tolerance", "confidence", "guarantee", "delta", "bound", "grouping"
 
 @click.command()
 @options(*WHERE, RESTORER, CALIBRATION_MASK_MODEL, DISTANCE, INTENSITY, CALIBRATION_TOLERANCE, CALIBRATION_CONFIDENCE,
-         GUARANTEE, DELTA, BOUND, GROUPING, SEED, MASK, FIELD_PX, DEVICE, NOTE)  # fmt: skip
+         GUARANTEE, DELTA, BOUND, GROUPING, SEED, MASK, FIELD_PX, DEVICE, NOTE, WITH_RESTORER)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The .maskcal bundle to write.")
-@WITH_RESTORER
 @NO_CACHE
 @JSON
 def calibrate(out: Path | None, with_restorer: bool, no_cache: bool, as_json: bool, **chosen: Any) -> None:

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from napari_maskcal.settings import Parameter
 
-WITH_RESTORER = click.option(
-    "--with-restorer", is_flag=True, help="Put the restorer into the bundle too, so that one file is all to hand on."
-)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON instead of sentences.")
 
 
@@ -33,6 +30,8 @@ def options(*parameters: Parameter) -> Callable[[Any], Any]:
 
 def option(parameter: Parameter) -> Callable[[Any], Any]:
     """Return the command-line option of a parameter."""
+    if parameter.kind is bool:
+        return click.option(parameter.flag, is_flag=True, help=parameter.help)
     kind = click.Choice(parameter.choices) if parameter.choices else parameter.kind
     shown = parameter.default not in (None, "")
     return click.option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_maskcal.cli.options import WITH_RESTORER, check_promise, options
+from napari_maskcal.cli.options import check_promise, options
 from napari_maskcal.cli.progress import Progress
 from napari_maskcal.cli.triplets import (
     NO_CACHE,
@@ -35,6 +35,7 @@ from napari_maskcal.settings import (
     TRAINING_SEED,
     TRAINING_TOLERANCE,
     UNCERTAINTY_FOLDER,
+    WITH_RESTORER,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print how the trai
 
 @click.command()
 @options(*_WHERE, RESTORER, DISTANCE, TRAINING_TOLERANCE, TRAINING_CONFIDENCE, LOSS, STEPS, CROP_PX, TRAINING_SEED,
-         DEVICE)  # fmt: skip
+         DEVICE, WITH_RESTORER)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .maskcal bundle to write.")
 @click.option("--fresh", is_flag=True, help="Start anew, where an earlier training was stopped.")
-@WITH_RESTORER
 @NO_CACHE
 @_JSON
 def train(out: Path, fresh: bool, with_restorer: bool, no_cache: bool, as_json: bool, **chosen: Any) -> None:

@@ -44,6 +44,8 @@ class TrainingChoices:
         See `recipe_of`.
     out
         The bundle to write.
+    with_restorer
+        Whether to put the restorer into it.
     """
 
     kind: Kind
@@ -62,6 +64,7 @@ class TrainingChoices:
     crop_px: int
     seed: int
     out: str
+    with_restorer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,8 @@ def resolve_training(choices: TrainingChoices) -> TrainingRequest | list[Problem
     }
     found = {"restorer": fault, **{name: _fault_of(check) for name, check in checks.items()}}
     found["out"] = place_fault(out) if choices.out else "choose the file to write"
+    if choices.with_restorer and choices.restorer == GIVEN:
+        found["with_restorer"] = "another tool has restored here, so there is no restorer to put into the file"
     problems += [Problem(field=name, message=message) for name, message in found.items() if message]
     if problems:
         return problems

@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from torch import nn
 
 from calibration import machine
 from napari_maskcal import load_restorer
+from napari_maskcal.models import model_path
 from napari_maskcal.restore.loaders.base import content_sha256
 from napari_maskcal.restore.loaders.trust import trust
 
@@ -127,6 +130,42 @@ def as_checkpoint(network: nn.Module, path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
+def as_own(network: nn.Module, path: Path) -> None:
+    """Write the bundled restorer as it ships."""
+    shutil.copyfile(model_path("demo", role="restorer"), path)
+
+
+def as_package(network: nn.Module, path: Path) -> None:
+    """Write a package of bioimage.io with a traced program."""
+    script = path.with_suffix(".script")
+    as_torchscript(network, script)
+    sha256 = content_sha256(script)
+    weights = {"torchscript": {"source": "weights.pt", "sha256": sha256, "pytorch_version": "2.6"}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(script, "weights.pt")
+        archive.writestr("rdf.yaml", json.dumps(_described(weights)))
+
+
+def _described(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return what a package says of a network of one channel that keeps the size of its planes."""
+    sizes = {"raw": {"min": 16, "step": 4}, "clean": None}
+    ports = {
+        name: {
+            "id": name, "data": {"type": "float32"}, "test_tensor": {"source": f"{name}.npy"},
+            "axes": [
+                {"type": "batch"}, {"type": "channel", "channel_names": ["signal"]},
+                *({"type": "space", "id": a, "size": size or {"tensor_id": "raw", "axis_id": a}} for a in "yx"),
+            ],
+        }
+        for name, size in sizes.items()
+    }  # fmt: skip
+    return {
+        "format_version": "0.5.4", "type": "model", "name": "bundled restorer", "description": "the bundled restorer",
+        "authors": [{"name": "The napari-maskcal developers"}], "cite": [], "license": "BSD-3-Clause",
+        "inputs": [ports["raw"]], "outputs": [ports["clean"]], "weights": weights,
+    }  # fmt: skip
+
+
 def _demo() -> nn.Module:
     network = load_restorer().network
     assert network is not None
@@ -147,7 +186,8 @@ def _dncnn() -> nn.Module:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     FORMATS: dict[str, tuple[Callable[[nn.Module, Path], None], nn.Module]] = {
-        "torchscript": (as_torchscript, _demo()), "torch-export": (as_export, _demo()), "onnx": (as_onnx, _demo()),
+        "napari-maskcal": (as_own, _demo()), "torchscript": (as_torchscript, _demo()),
+        "torch-export": (as_export, _demo()), "onnx": (as_onnx, _demo()), "bioimage.io": (as_package, _demo()),
         "safetensors by spandrel": (as_weights, _dncnn()), "pth by spandrel": (as_checkpoint, _dncnn()),
     }  # fmt: skip
 

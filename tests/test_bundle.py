@@ -189,13 +189,13 @@ def test_pickles_inside_the_zip_are_refused_and_not_run(tmp_path, parts, file):
 def test_a_torch_checkpoint_is_no_bundle(trained, tmp_path):
     path = tmp_path / "mask.pth"
     torch.save(trained.mask_model.network.state_dict(), path)
-    refused(path, match=r"is not a .maskcal bundle: it should hold maskcal\.json, .*, and holds 'mask/")
+    refused(path, match=r"is not a .maskcal bundle: it should hold maskcal\.json, .*; it holds 'mask/")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "extra.txt", "MASKCAL.JSON"])
 def test_a_name_too_many_is_refused_and_nothing_unpacked(parts, file, name):
     before = sorted(file.parent.parent.rglob("*"))
-    refused(pack(file, parts | {name: b"x"}), match="it should hold maskcal.json, mask.safetensors, curves.safetensors")
+    refused(pack(file, parts | {name: b"x"}), match="it should hold maskcal.json, mask.safetensors, with a")
     assert sorted(file.parent.parent.rglob("*")) == sorted([*before, file])
 
 

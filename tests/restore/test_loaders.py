@@ -224,9 +224,11 @@ def test_a_card_that_is_no_json_is_refused(content, file):
     refused(file, match="no valid model card: Invalid JSON")
 
 
-def test_unknown_parts_of_a_newer_card_are_ignored(trained):
+def test_unknown_parts_of_a_newer_card_are_kept(trained):
     content = json.loads(trained.restorer.card.model_dump_json()) | {"colour": "green"}
-    assert parse_card(json.dumps(content), source="x") == trained.restorer.card
+    found = parse_card(json.dumps(content), source="x")
+    assert json.loads(found.model_dump_json()) == content
+    assert found.model_copy(update={"name": "other"}).model_dump()["colour"] == "green"
 
 
 def test_normalisation_takes_the_percentiles_of_the_plane():

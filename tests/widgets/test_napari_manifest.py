@@ -16,7 +16,7 @@ MANIFEST = Path(napari_maskcal.__file__).parent / "napari.yaml"
 def test_every_command_of_the_manifest_exists_and_has_the_plugins_prefix():
     manifest = PluginManifest.from_file(MANIFEST)
     assert manifest.name == "napari-maskcal"
-    assert len(manifest.contributions.commands) == 4
+    assert len(manifest.contributions.commands) == 5
     for command in manifest.contributions.commands:
         assert command.id.startswith("napari-maskcal.")
         assert callable(command.python_name and _resolve(command.python_name))
@@ -44,6 +44,9 @@ _, dock = viewer.window.add_plugin_dock_widget("napari-maskcal", "Review")
 assert dock.problems == [], dock.problems
 assert "torch" not in sys.modules, "with the dock"
 assert "matplotlib" not in sys.modules, "before there is anything to plot"
+from napari_maskcal.models import model_path
+viewer.open(str(model_path("demo", role="mask")), plugin="napari-maskcal")
+assert "torch" not in sys.modules, "with an opened bundle"
 viewer.window.add_plugin_dock_widget("napari-maskcal", "Calibrate")
 assert "torch" not in sys.modules, "with the dock that calibrates"
 assert "matplotlib" not in sys.modules, "with the dock that calibrates"

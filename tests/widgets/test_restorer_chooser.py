@@ -6,9 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from desk import PATIENCE_MS
-from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from desk import PATIENCE_MS, drop, files
+from qtpy.QtCore import QMimeData, QUrl
 from qtpy.QtWidgets import QApplication, QFileDialog, QLabel, QMessageBox, QVBoxLayout, QWidget
 from torch import nn
 
@@ -412,22 +411,8 @@ def test_a_dialog_that_is_open_goes_away_with_the_chooser(bench, file):
 # ---- dropped files
 
 
-def drop(chooser: RestorerChooser, mime: QMimeData) -> bool:
-    """Drop something on the chooser as a file manager does; return whether it was taken."""
-    buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    enter = QDragEnterEvent(QPoint(5, 5), Qt.DropAction.CopyAction, mime, buttons, keys)
-    enter.ignore()
-    QApplication.sendEvent(chooser, enter)
-    if not enter.isAccepted():
-        return False
-    QApplication.sendEvent(chooser, QDropEvent(QPointF(5, 5), Qt.DropAction.CopyAction, mime, buttons, keys))
-    return True
-
-
 def test_a_dropped_file_is_chosen(bench, trained):
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(trained.restorer_path))])
-    assert drop(bench.chooser, mime)
+    assert drop(bench.chooser, files(trained.restorer_path))
     bench.qtbot.waitUntil(lambda: bool(bench.told), timeout=PATIENCE_MS)
     assert bench.chooser.value() == str(trained.restorer_path)
 

@@ -106,15 +106,17 @@ def whole_number_box(parameter: Parameter, *, smallest: str, largest: int = 2**3
 class ModelChooser(QComboBox):
     """The bundled model, or a file; with `given` named, also none at all, where another tool has done its work.
 
-    `words` are the titles of models that need no file, with the words that stand for them. When the user chooses
-    what is chosen already, `valueChanged` tells it too: there may be another file of that name by now.
+    A file whose name ends in `suffix` may be dropped. `words` are the titles of models that need no file, with the
+    words that stand for them. When the user chooses what is chosen already, `valueChanged` tells it too: there may be
+    another file of that name by now.
     """
 
     valueChanged = Signal(str)
+    _dropped = Signal(str)
 
     def __init__(self, suffix: str, *, given: str = "", words: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        self._pattern = f"Model (*{suffix})"
+        self._suffix, self._pattern = suffix, f"Model (*{suffix})"
         self.addItem("bundled demo", DEMO)
         for title, word in {**(words or {}), **({given: GIVEN} if given else {})}.items():
             self.addItem(title, word)
@@ -122,6 +124,9 @@ class ModelChooser(QComboBox):
         keep_narrow(self)
         self._value = DEMO
         self.activated.connect(self._activated)
+        self.setAcceptDrops(True)
+        # Later: while a drop is handled, the program that it comes from may stand still.
+        self._dropped.connect(self.choose, Qt.ConnectionType.QueuedConnection)
 
     def value(self) -> str:
         """Return ``"demo"``, ``"given"``, another word, or the path of a file."""
@@ -145,6 +150,22 @@ class ModelChooser(QComboBox):
         self.setValue(value)
         if same:
             self.valueChanged.emit(value)
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Take a file that can be chosen."""
+        if self._file_of(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Choose the file that is dropped; of several, the last, as where napari opens them one after the other."""
+        if file := self._file_of(event):
+            event.acceptProposedAction()
+            self._dropped.emit(file)
+
+    def _file_of(self, event: Any) -> str:
+        """Return the path of what is dragged; empty if it is no file that can be chosen."""
+        paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
+        return next((path for path in reversed(paths) if path.lower().endswith(self._suffix)), "")
 
     def _activated(self, index: int) -> None:
         chosen = self.itemData(index)

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QMessageBox
 
 from napari_maskcal._widgets.fields import ModelChooser, one_line
@@ -37,17 +36,12 @@ class RestorerChooser(ModelChooser):
     is wrong with it can be said. What was said of a file once can be looked at again, and changed.
     """
 
-    _dropped = Signal(str)
-
     def __init__(self, *, given: str) -> None:
         super().__init__("", given=given)
         self._pattern = _PATTERN
         self._trying: Path | None = None
         self._dialog: RestorerDialog | None = None
         self._fault = ("", "", "")  # the file, what is said of it without a trial, and what the trial said
-        self.setAcceptDrops(True)
-        # Later: while a drop is handled, the program that it comes from may stand still.
-        self._dropped.connect(self.choose, Qt.ConnectionType.QueuedConnection)
         self.runner = Runner(self)
         self.runner.ended.connect(self._tried)
         self.destroyed.connect(self.runner.abandon)
@@ -101,17 +95,6 @@ class RestorerChooser(ModelChooser):
         if dialog is not None:
             dialog.close()
             dialog.deleteLater()
-
-    def dragEnterEvent(self, event: Any) -> None:
-        """Take a file."""
-        if _file_of(event):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: Any) -> None:
-        """Choose the file that is dropped."""
-        if file := _file_of(event):
-            event.acceptProposedAction()
-            self._dropped.emit(file)
 
     def _agreed(self, asked: NotTrustedError) -> bool:
         """Ask the user whether a file that can run code may be opened."""
@@ -242,8 +225,3 @@ def _is_described(path: Path) -> bool:
         return own and restorer_card(str(path))[0] is not None
     except (ValueError, OSError):
         return False
-
-
-def _file_of(event: Any) -> str:
-    """Return the path of what is dragged; empty if it is no file."""
-    return next((url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()), "")

@@ -7,7 +7,7 @@ from typing import Any
 import napari
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_maskcal._widgets.activity import Activity
 from napari_maskcal._widgets.docked import Docked
@@ -64,6 +64,7 @@ class ReviewDock(Docked, ReviewForm):
         self.viewer.dims.events.point.connect(self._show_share)
         self.viewer.layers.events.removed.connect(self._show_what_is_left)
         self.destroyed.connect(self.runner.abandon)
+        self._take_bundles()
         self.follow_active()
 
     def _make_buttons(self) -> None:
@@ -98,6 +99,22 @@ class ReviewDock(Docked, ReviewForm):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(scroll)
         self.setMinimumWidth(340)
+
+    # ---- dropped files
+
+    def _take_bundles(self) -> None:
+        """Let a mask model be dropped anywhere on the dock."""
+        self.setAcceptDrops(True)
+        for line in self.findChildren(QLineEdit):
+            line.setAcceptDrops(False)  # a line would take the file's address as its text
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Take a mask model."""
+        self.mask_model.dragEnterEvent(event)
+
+    def dropEvent(self, event: Any) -> None:
+        """Choose the mask model that is dropped."""
+        self.mask_model.dropEvent(event)
 
     # ---- running
 

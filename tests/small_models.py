@@ -85,8 +85,9 @@ def calibrated_bundle(folder: Path, restorer: Restorer, *, seed: int = 0, groups
             name=f"field {i}", group=f"specimen {i}", uncertainty=uncertainty, restored=restored, truth=restored + error
         ))  # fmt: skip
     certificate = certify(
-        fields, distance="l1", tolerance=0.02, confidence=0.9, fingerprint=Fingerprint.of(restorer, card, sha)
-    )
+        fields, distance="l1", tolerance=0.02, confidence=0.9, fingerprint=Fingerprint.of(restorer, card, sha),
+        restorer=restorer.card,
+    )  # fmt: skip
     path = folder / f"mask-{seed}.maskcal"
     write_bundle(path, network, card, certificate)
     return path, replace(mask_model, certificate=certificate)

@@ -244,6 +244,7 @@ def _together(plan: Plan, measured: Sequence[MeasuredField]) -> Measured:
         mask=plan.mask,
         intensity=plan.intensity if plan.distance.in_intensity_units else "none",
         fingerprint=plan.fingerprint,
+        restorer=plan.restorer.card,
         uncertainty=plan.mask_model.card.name,
         grouped=plan.triplets.grouped,
         stack_planes=stack_planes(plan.triplets, plan.restorer),

@@ -152,6 +152,8 @@ class Certificate(BaseModel):
         How many planes the thinnest calibrated stack has, where planes are restored as parts of stacks; else None.
     pixel_size
         Of the degraded images, where their files say it.
+    restorer
+        The calibrated one's card, so that it can be said how another one differs; certificates of before have none.
     uncertainty
         What made the uncertainty, for the reader.
     note
@@ -192,6 +194,7 @@ class Certificate(BaseModel):
     stack_planes: Annotated[int, Field(ge=1)] | None = None
     pixel_size: PixelSize | None = None
     fingerprint: Fingerprint
+    restorer: ModelCard | None = None
     uncertainty: str = ""
     leave_one_out: Coverage | None = None
     masked: MaskedShare | None = None

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from napari_maskcal.calibrate.curves import AnyCurves
     from napari_maskcal.calibrate.sums import MaskKind
     from napari_maskcal.read.pixel_size import PixelSize
+    from napari_maskcal.restore.card import ModelCard
 
 __all__ = ["CalibrationField", "Measured", "certify"]
 
@@ -53,6 +54,8 @@ class Measured:
         How they were measured; see `Certificate`.
     fingerprint, uncertainty
         Of what made the uncertainty, and its name for the reader.
+    restorer
+        Its card, where it is known.
     grouped
         Whether the user named the groups.
     stack_planes
@@ -67,6 +70,7 @@ class Measured:
     mask: MaskKind
     intensity: Intensity
     fingerprint: Fingerprint
+    restorer: ModelCard | None = None
     uncertainty: str = ""
     grouped: bool = True
     stack_planes: int | None = None
@@ -142,6 +146,7 @@ class Measured:
             stack_planes=self.stack_planes,
             pixel_size=self.pixel_size,
             fingerprint=self.fingerprint,
+            restorer=_use_of(self.restorer),
             uncertainty=self.uncertainty,
             leave_one_out=leave_one_out(promise, self.curves, self.owners),
             masked=MaskedShare.of(shares),
@@ -171,6 +176,7 @@ def certify(
     tolerance: float,
     confidence: float,
     fingerprint: Fingerprint,
+    restorer: ModelCard | None = None,
     mask: MaskKind = "binary",
     note: str = "",
     **promise: Any,
@@ -185,6 +191,8 @@ def certify(
         See `image_threshold` and `conformal_threshold`.
     fingerprint
         Of the networks that made the uncertainty.
+    restorer
+        The restorer's card.
     note
         Where the fields come from, for the reader.
     promise
@@ -200,8 +208,14 @@ def certify(
     measured = Measured.of(
         list(measure_fields(fields, rule, mask=mask)),
         distance=rule, mask=mask, intensity="share" if rule.in_intensity_units else "none", fingerprint=fingerprint,
+        restorer=restorer,
     )  # fmt: skip
     return measured.certify(Promise(tolerance=tolerance, confidence=confidence, **promise), note=note)
+
+
+def _use_of(card: ModelCard | None) -> ModelCard | None:
+    """Return how a restorer is used, without what it was trained on: that may be thousands of hashes."""
+    return card and card.model_copy(update={"trained_on": (), "trained_on_sha256": ()})
 
 
 def software_versions() -> dict[str, str]:

@@ -253,43 +253,55 @@ def copied_mask_model(desk: Desk, folder: Any) -> None:
     desk.dock.mask_model.setValue(shutil.copy(desk.dock.mask_model.value(), folder / "copy.maskcal"))
 
 
-CHANGES: dict[str, Callable[[Desk, Any], Any]] = {
-    "tolerance": lambda desk, _: setattr(desk.dock.tolerance, "value", 0.05),
-    "confidence": lambda desk, _: setattr(desk.dock.confidence, "value", 0.8),
-    "region": lambda desk, _: setattr(desk.dock.region, "value", "current plane"),
-    "axes": lambda desk, _: setattr(desk.dock.axes, "value", "TYX"),
-    "channel": lambda desk, _: setattr(desk.dock.axes, "value", "CYX"),
-    "restorer": lambda desk, folder: desk.dock.restorer.setValue(str(folder / "none.safetensors")),
-    "mask model": copied_mask_model,
-    "both models": other_pair,
-    "another image": lambda desk, _: desk.open(noisy_planes(2, *PLANE, seed=4), name="other"),
-    "the image's pixels": lambda desk, _: setattr(desk.viewer.layers["cells"], "data", noisy_planes(2, *PLANE, seed=9)),
-}
+CHANGES: dict[str, tuple[Callable[[Desk, Any], Any], str]] = {
+    "tolerance": (lambda desk, _: setattr(desk.dock.tolerance, "value", 0.05), "• Tolerance: 0.02. Now: 0.05."),
+    "confidence": (lambda desk, _: setattr(desk.dock.confidence, "value", 0.8), "• Confidence: 0.9. Now: 0.8."),
+    "region": (
+        lambda desk, _: setattr(desk.dock.region, "value", "current plane"), "• Region: all planes. Now: current plane."
+    ),
+    "axes": (lambda desk, _: setattr(desk.dock.axes, "value", "TYX"), "• Axes: ZYX. Now: TYX."),
+    "channel": (lambda desk, _: setattr(desk.dock.axes, "value", "CYX"), "• Axes: ZYX. Now: CYX."),
+    "restorer": (
+        lambda desk, folder: desk.dock.restorer.setValue(str(folder / "none.safetensors")),
+        "No promise: the restorer cannot be used",
+    ),
+    "mask model": (copied_mask_model, "• Mask model: mask-0.maskcal. Now: copy.maskcal."),
+    "both models": (other_pair, "• Restorer: restorer-0.safetensors. Now: restorer-3.safetensors."),
+    "another image": (
+        lambda desk, _: desk.open(noisy_planes(2, *PLANE, seed=4), name="other"), "• Image: cells. Now: other."
+    ),
+    "the image's pixels": (
+        lambda desk, _: setattr(desk.viewer.layers["cells"], "data", noisy_planes(2, *PLANE, seed=9)),
+        "• Image: its pixels were replaced.",
+    ),
+}  # fmt: skip
 
 
-def assert_marked(desk: Desk, outdated: bool, change: str) -> None:
-    names = [f"{name} (outdated)" if outdated else name for name in ("restored", "uncertainty", "uncertain")]
+def assert_marked(desk: Desk, change: str, said: str) -> None:
+    """`said` is what the banner says of the change; empty if there should be none."""
+    names = [f"{name} (outdated)" if said else name for name in ("restored", "uncertainty", "uncertain")]
     assert [layer.name for layer in desk.dock.results.layers] == names, change
-    assert [noted(layer)["outdated"] for layer in desk.dock.results.layers] == [outdated] * 3, change
-    stale = desk.dock.promise.text().startswith("OUTDATED: the choices above have changed, press Run.")
-    assert stale == outdated, change
+    assert [noted(layer)["outdated"] for layer in desk.dock.results.layers] == [bool(said)] * 3, change
+    assert desk.dock.banner.isHidden() is not bool(said), change
+    assert said in desk.dock.banner.text(), change
+    assert bool(desk.dock.promise.text()) is not bool(said), change  # the sentence or the banner, never both
 
 
 def test_a_change_marks_the_results_as_outdated_and_taken_back_it_takes_the_mark_off(desk, tmp_path):
     layer = desk.open(noisy_planes(2, *PLANE))
     desk.run()
     before = desk.dock.value()
-    for name, change in CHANGES.items():
-        assert_marked(desk, False, name)
+    for name, (change, said) in CHANGES.items():
+        assert_marked(desk, name, "")
         change(desk, tmp_path)
-        assert_marked(desk, True, name)
+        assert_marked(desk, name, said)
         desk.viewer.layers.selection.active = layer
         desk.dock.axes.value, desk.dock.region.value = before.axes, before.region
         desk.dock.restorer.setValue(before.restorer)
         desk.dock.mask_model.setValue(before.mask_model)
         desk.dock.tolerance.value, desk.dock.confidence.value = before.tolerance, before.confidence
     assert name == "the image's pixels"  # the only change that can't be taken back
-    assert_marked(desk, True, name)
+    assert_marked(desk, name, said)
 
 
 def replace_bundle(path: Path, mask_model: MaskModel, tolerance: float) -> Certificate:
@@ -313,7 +325,12 @@ def test_a_bundle_that_is_replaced_on_disk_makes_the_results_outdated_and_its_ne
     replace_bundle(path, trained.mask_model, 0.03)
     QApplication.sendEvent(desk.dock, QEnterEvent(*[QPointF(5, 5)] * 3))  # the mouse comes back from the other dock
     assert desk.names == ["cells", "restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
-    assert desk.dock.promise.text().startswith("OUTDATED: the mask model's file was replaced, press Run. ")
+    assert desk.dock.promise.text() == ""
+    assert desk.dock.banner.text().splitlines() == [
+        "Outdated: what is drawn was made for something else. Press Run.",
+        "• Mask model: mine.maskcal was replaced, its network is the same, its certificate another.",
+        "• Tolerance: 0.02. Now: 0.03.",
+    ]
     assert (before, desk.dock.tolerance.value) == (0.02, 0.03)
     desk.run()
     assert not desk.dock.results.outdated
@@ -372,8 +389,11 @@ def test_a_change_during_the_run_marks_its_results_as_outdated(desk, gate):
     desk.open(noisy_planes(2, *PLANE))
     desk.start()
     desk.wait(lambda: desk.dock.results is not None)
+    assert desk.dock.banner.isHidden()
     desk.dock.tolerance.value = 0.05
     assert desk.dock.runner.running
+    assert "• Tolerance: 0.02. Now: 0.05." in desk.dock.banner.text()
+    assert desk.names == ["cells", "restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
     gate.set()
     desk.wait(lambda: not desk.dock.runner.running)
     assert desk.names == ["cells", "restored (outdated)", "uncertainty (outdated)", "uncertain (outdated)"]
@@ -796,7 +816,7 @@ def test_when_the_results_are_removed_the_promise_is_that_of_the_next_run(desk):
     for layer in desk.dock.results.layers:
         desk.viewer.layers.remove(layer)
     desk.dock.tolerance.value = 0.05
-    assert "OUTDATED" not in desk.dock.promise.text()
+    assert desk.dock.banner.isHidden()
     assert "at most 5 %" in desk.dock.promise.text()
 
 

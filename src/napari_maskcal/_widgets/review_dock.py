@@ -30,11 +30,14 @@ from napari_maskcal.restore.events import (
     TileDone,
     Warned,
 )
-from napari_maskcal.review.certificate_words import percent
+from napari_maskcal.review.certificate_words import percent, promise_words
 from napari_maskcal.review.overlay import COLOURS, NOT_COMPUTED, UNCERTAIN, masked_share
 from napari_maskcal.review.request import Choices, Part, Request, resolve
+from napari_maskcal.review.standing import outdated, withdrawn
 
 MakeEvents = Callable[[CancelToken], Iterator[Event]]
+
+_BANNER_STYLE = "background: #a04000; color: white; font-size: 13px; font-weight: bold; padding: 6px;"
 
 
 class ReviewDock(Docked, ReviewForm):
@@ -49,7 +52,6 @@ class ReviewDock(Docked, ReviewForm):
         super().__init__(napari_viewer)
         self.results: Results | None = None
         self._under_way: tuple[ImageLayer, Choices] | None = None
-        self._pinned_then: Certificate | None = None  # the mask model's own, when Run was pressed
         self._beside: list[ImageLayer] = []  # what other tools made, in use beside the input
         self._drawing = False
         self._changed_under_way = False
@@ -77,6 +79,9 @@ class ReviewDock(Docked, ReviewForm):
         self.progress = ProgressLine()
         self.message, self.limits, self.share = wrapped_label(), wrapped_label(), wrapped_label()
         self.promise = wrapped_label(style="font-size: 13px; font-weight: bold;")
+        self.banner = wrapped_label(style=_BANNER_STYLE)
+        self.banner.setTextFormat(Qt.TextFormat.PlainText)  # it tells names that others gave
+        self.banner.hide()
         legend = wrapped_label(
             f"<span style='color:{COLOURS[UNCERTAIN]}'>■</span> uncertain &nbsp; "
             f"<span style='color:{COLOURS[NOT_COMPUTED]}'>■</span> not computed"
@@ -88,7 +93,7 @@ class ReviewDock(Docked, ReviewForm):
         column = QVBoxLayout(inside)
         column.addLayout(self.form)
         column.addLayout(buttons)
-        for widget in (self.progress, self.message, self.promise, self.share, legend, self.limits):
+        for widget in (self.progress, self.message, self.banner, self.promise, self.share, legend, self.limits):
             column.addWidget(widget)
         column.addStretch(1)
         scroll = QScrollArea()
@@ -133,7 +138,6 @@ class ReviewDock(Docked, ReviewForm):
             self.message.setText(one_line(error))
             return
         self._under_way, self._drawing = (self._input, request.choices), False
-        self._pinned_then = self._pinned
         self._changed_under_way = False
         self._beside = [layer for layer in self.given_layers().values() if layer is not None]
         for layer in (self._input, *self._beside):
@@ -221,7 +225,7 @@ class ReviewDock(Docked, ReviewForm):
                 input_changed=self._changed_under_way,
                 when_outdated=self._show_promise,
             )
-            self._show_promise()
+            self._show_state()  # the choices may have been changed since Run was pressed
         elif self.results is not None:
             self.results.advance(event)
         self._show_share()
@@ -254,34 +258,29 @@ class ReviewDock(Docked, ReviewForm):
         self.run_button.setEnabled(not problems and not self.runner.running)
         self.run_button.setToolTip("; ".join(problem.message for problem in problems))
         self.cancel_button.setEnabled(self.runner.running)
-        if self.results is not None and not self._drawing_now():
+        if self.results is not None:
             choices = self.value()
             request = resolve(choices) if choices == self.results.choices else None
             self.results.compare(choices, request.certificate if isinstance(request, Request) else None)
         self._show_promise()
 
-    def _drawing_now(self) -> bool:
-        return self.runner.running and self._drawing
-
     def _show_promise(self) -> None:
-        certificate = self._shown_certificate()
-        if certificate is None:
-            self.promise.clear()
-            self.limits.clear()
-            return
-        lead = "Exploration, not a promise to quote: " if certificate.exploration else ""
-        outdated = self.results is not None and self.results.present and self.results.outdated
-        stale = f"OUTDATED: {self._what_changed()}, press Run. " if outdated else ""
-        self.promise.setText(stale + lead + certificate.sentence)
-        self.limits.setText(certificate.limits)
+        """Say the promise, or, where it does not stand, what differs: never both."""
+        warning = self._warning()
+        self.banner.setText(warning)
+        self.banner.setVisible(bool(warning))
+        certificate = None if warning else self._shown_certificate()
+        self.promise.setText(promise_words(certificate) if certificate is not None else "")
+        self.limits.setText(certificate.limits if certificate is not None else "")
 
-    def _what_changed(self) -> str:
-        """Say why what is drawn is outdated."""
-        done = self.results
-        other_file = self._pinned is not self._pinned_then and self._pinned is not None
-        if done is not None and other_file and done.choices.mask_model == self.mask_model.value():
-            return "the mask model's file was replaced"
-        return "the choices above have changed"
+    def _warning(self) -> str:
+        """Say why the promise is withdrawn, or why it is not that of the choices; empty while it stands."""
+        choices, done = self.value(), self.results
+        if (reason := withdrawn(choices)) or done is None or not done.present or not done.outdated:
+            return reason
+        return outdated(
+            done.choices, choices, drawn=done.review.certificate, pinned=self._pinned, edited=done.input_changed
+        )
 
     def _shown_certificate(self) -> Certificate | None:
         """Return the promise of what is drawn, or of what would be."""

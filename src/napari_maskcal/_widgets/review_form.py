@@ -6,7 +6,7 @@ from typing import Any
 import napari
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QEvent, Signal
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QToolButton, QWidget
 from superqt import QElidingLabel
 
@@ -130,25 +130,20 @@ class ReviewForm(QWidget):
         self.choicesChanged.emit()
 
     def look_again(self) -> None:
-        """Notice that the mask model's file was replaced; values that were not moved follow its new pin."""
-        try:
-            now = describe_bundle(self.mask_model.value()).certificate
-        except (ValueError, OSError, MemoryError):
-            return  # said when it is needed
-        before = self._pinned
-        if now is before:
-            return
-        shown = (self.tolerance.value, self.confidence.value)
-        moved = before is not None and shown != (before.tolerance, before.confidence)
-        if before is None or not moved or before.intensity != now.intensity:
-            self._take_pinned_values()
-        self._pinned = now
+        """Notice that a model's file was replaced; values that were not moved follow the mask model's new pin."""
+        self._follow_pin()
         self.choicesChanged.emit()
 
     def enterEvent(self, event: Any) -> None:
-        """Look at the file again when the mouse comes: another dock, or another program, may have written it."""
+        """Look at the files again when the mouse comes: another dock may have written them."""
         super().enterEvent(event)
         self.look_again()
+
+    def changeEvent(self, event: Any) -> None:
+        """Look at the files again when the window is returned to: another program may have written them."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
+            self.look_again()
 
     def release_viewer(self) -> None:
         """Stop listening to the viewer."""
@@ -235,6 +230,20 @@ class ReviewForm(QWidget):
             self._show_unit(pinned)
             set_exactly(self.tolerance, pinned.tolerance)
             set_exactly(self.confidence, pinned.confidence)
+
+    def _follow_pin(self) -> None:
+        try:
+            now = describe_bundle(self.mask_model.value()).certificate
+        except (ValueError, OSError, MemoryError):
+            return  # said when it is needed
+        before = self._pinned
+        if now is before:
+            return
+        shown = (self.tolerance.value, self.confidence.value)
+        moved = before is not None and shown != (before.tolerance, before.confidence)
+        if before is None or not moved or before.intensity != now.intensity:
+            self._take_pinned_values()
+        self._pinned = now
 
     def _show_unit(self, pinned: Certificate) -> None:
         """Say what the tolerance is measured in, and let its arrows step by what is sensible there."""

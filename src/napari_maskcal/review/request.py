@@ -18,7 +18,7 @@ from napari_maskcal.restore.kinds import GIVEN
 from napari_maskcal.restore.loaders.base import NotDescribedError, content_sha256, file_state
 from napari_maskcal.restore.loaders.native import is_native, read_card
 from napari_maskcal.restore.loaders.python_function import announced_as, find_plugin
-from napari_maskcal.restore.loaders.registry import card_of, loader_of
+from napari_maskcal.restore.loaders.registry import card_of, loader_of, restorer_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,6 +287,18 @@ def restorer_card(choice: str) -> tuple[ModelCard | None, str, str | None]:
     except (ValueError, OSError, MemoryError, ImportError) as error:
         return None, "", str(error)
     return card, digest, None
+
+
+def is_calibrated_file(choice: str, then: ModelCard, sha256: str) -> bool:
+    """Whether a restorer's file is the calibrated one, whatever is said of its use now.
+
+    Parameters
+    ----------
+    then, sha256
+        What was said of it when it was calibrated, and the hash of both together.
+    """
+    path = model_path(choice, role="restorer")
+    return path.exists() and restorer_sha256(then, _known_sha256(path)) == sha256
 
 
 def restorer_facts(path: Path) -> tuple[ModelCard, str, str]:

@@ -73,6 +73,15 @@ def test_a_restorer_of_the_same_name_with_other_weights_or_another_halo_is_told_
     assert f"Now: {wider.halo_px} pixels to each side; " in reach
 
 
+def test_what_only_one_of_two_restorers_says_is_told_too(pair, trained, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    said = {"pixel_size": {"y": 0.1, "x": 0.1, "unit": "micrometer"}}
+    card = type(trained.restorer.card).model_validate(trained.restorer.card.model_dump() | said)
+    write_restorer(path, trained.restorer.network, card)
+    _, size = differences(replace(pair, restorer=str(path)))
+    assert size == "• Trained at: not said. Now: pixels of 0.1 × 0.1 micrometer."
+
+
 def test_a_certificate_of_before_that_does_not_know_its_restorer_tells_the_hash(pair, trained, tmp_path):
     old = trained.mask_model.certificate.model_copy(update={"restorer": None})
     write_bundle(tmp_path / "old.maskcal", trained.mask_model.network, trained.mask_model.card, old)

@@ -101,8 +101,9 @@ def _other_restorer(choice: str, card: ModelCard, sha256: str, certificate: Cert
 
 def _other_uses(then: ModelCard, now: ModelCard) -> list[str]:
     """Return in what two restorers are used otherwise."""
-    pairs = zip(restorer_lines(then), restorer_lines(now), strict=True)
-    return [_then_now(label, before, after) for (label, before), (_, after) in pairs if before != after]
+    before, after = dict(restorer_lines(then)), dict(restorer_lines(now))
+    pairs = {label: [lines.get(label, "not said") for lines in (before, after)] for label in before | after}
+    return [_then_now(label, *pair) for label, pair in pairs.items() if pair[0] != pair[1]]
 
 
 def _renewed(mask_model: str, then: Certificate, now: Certificate) -> list[str]:

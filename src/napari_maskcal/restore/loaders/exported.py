@@ -37,7 +37,8 @@ class Exported:
         import torch
 
         try:
-            program = torch.export.load(str(path))
+            with path.open("rb") as file:  # of a path torch complains where it does not end in .pt2
+                program = torch.export.load(file)
             module: Any = program.module()
         except Exception as error:  # noqa: BLE001 - torch.export raises whatever its parsers do
             raise ValueError(f"{path} cannot be read as an exported program: {first_line(error)}") from None

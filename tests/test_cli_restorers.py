@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -133,3 +134,21 @@ def test_a_restorer_of_a_package_is_agreed_to_by_its_name_and_used(maskcal, pack
 
 def test_what_is_neither_a_file_nor_announced_is_refused(maskcal, package):
     failed(maskcal("info", "--trust", "smoother"), "smoother does not exist; choose a file")
+
+
+def test_a_mask_network_is_exported_for_other_programs(maskcal, trained, tmp_path):
+    path = tmp_path / "mask.zip"
+    ended = maskcal("export", trained.mask_path, "--author", "A. Author", "--licence", "MIT", "--out", path)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"random mask 0 is written to {path}, as a network alone: its promise holds only here.\n"
+    with ZipFile(path) as archive:
+        told = archive.read("rdf.yaml").decode()
+    assert "A. Author" in told
+    assert "license: MIT" in told
+    before = path.read_bytes()
+    named = ("--author", "A. Author", "--out")
+    failed(maskcal("export", trained.mask_path, "--licence", "mine", *named, path), "no identifier of SPDX")
+    failed(maskcal("export", trained.restorer_path, *named, path), "is not a .maskcal bundle")
+    failed(maskcal("export", trained.mask_path, *named, tmp_path / "mask"), "does not end in .zip")
+    assert path.read_bytes() == before
+    assert maskcal("export", trained.mask_path, "--out", path).code == 2

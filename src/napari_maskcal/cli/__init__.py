@@ -1,4 +1,4 @@
-"""The command line: ``maskcal demo | run | train | calibrate | evaluate | info``.
+"""The command line: ``maskcal demo | run | train | calibrate | evaluate | info | export``.
 
 Exit codes: 0 done, 1 failed with one readable line, 2 wrong use.
 """
@@ -13,6 +13,7 @@ from napari_maskcal import __version__
 from napari_maskcal.cli.calibrate import calibrate
 from napari_maskcal.cli.demo import demo
 from napari_maskcal.cli.evaluate import evaluate
+from napari_maskcal.cli.export import export
 from napari_maskcal.cli.info import info
 from napari_maskcal.cli.run import run
 from napari_maskcal.cli.train import train
@@ -47,5 +48,5 @@ def commands() -> None:
     """Show which parts of a restored microscopy image can be believed."""
 
 
-for _command in (demo, run, train, calibrate, evaluate, info):
+for _command in (demo, run, train, calibrate, evaluate, info, export):
     commands.add_command(_command)

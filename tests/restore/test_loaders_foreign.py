@@ -286,6 +286,26 @@ def test_what_is_said_is_a_lower_bound():
     assert found(nn.Conv2d(1, 1, 3, padding=1), halo_px=10, stride_px=4) == (1, 1, 4, 12)
 
 
+class Watched(nn.Module):
+    """Brings each image to a range of its own, as some networks do first, and notes how long the images are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.longest = max(self.longest, *image.shape[-2:])
+        return image - image.mean()
+
+
+def test_a_slow_network_is_not_tried_on_longer_and_longer_strips(monkeypatch):
+    quick, slow = Watched(), Watched()
+    assert found(quick) == (1, 1, 1, None)
+    monkeypatch.setattr("napari_maskcal.restore.loaders.probe._LONGEST_S", -1)
+    assert found(slow) == (1, 1, 1, None)
+    assert slow.longest == 128 < quick.longest
+
+
 class Noise(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image + torch.rand_like(image)

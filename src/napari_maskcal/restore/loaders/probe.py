@@ -78,7 +78,9 @@ def probe(network: Any, *, name: str, said: Said | None = None) -> Found:
         trial.check_repeatable()
         along = {"px": (-2, -1), "z": (-3,)} if trial.axes == "ZYX" else {"px": (-2, -1)}
         least = {"px": said.stride_px or 1, "z": said.stride_z or 1}
-        grids = {axis: _grid(trial, factor, least[part], axis) for part, axes in along.items() for axis in axes}
+        grids = {
+            axis: _grid(trial, factor, least[part], axis, started) for part, axes in along.items() for axis in axes
+        }
         strides = {
             part: lcm(*(grids[axis] or _accepted_step(trial, factor, least[part], axes) for axis in axes))
             for part, axes in along.items()
@@ -218,12 +220,15 @@ def _longest(trial: _Trial) -> int:
     return _LONGEST_PX if trial.axes == "YX" else _LONGEST_OF_VOLUMES_PX
 
 
-def _grid(trial: _Trial, factor: int, least: int, axis: int) -> int | None:
-    """Return the smallest shift along an axis at which the answer only shifts; None if there is none."""
+def _grid(trial: _Trial, factor: int, least: int, axis: int, started: float) -> int | None:
+    """Return the smallest shift along an axis at which the answer only shifts.
+
+    None where there is none on the longest strip, or to look on a longer one would take too long.
+    """
     length = trial.size
     while length <= _longest(trial):
         found = next((s for s in _STRIDES if s % least == 0 and _is_grid(trial, length, factor, s, axis)), None)
-        if found is not None:
+        if found is not None or time.monotonic() - started > _LONGEST_S:
             return found
         length *= 2
     return None

@@ -105,7 +105,7 @@ def add_noise(photo: Plane, rng: np.random.Generator) -> Plane:
 
 EXAMPLE = Example(
     name="ffdnet", about=__doc__, write_restorer=write_ffdnet, read_pairs=noisy_pairs, takes=FROM_GREY_LEVELS,
-    tolerance=0.02,
+    tolerance=0.02, steps=600,
 )  # fmt: skip
 
 if __name__ == "__main__":

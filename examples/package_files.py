@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from paper_data import fetch, read_photos, unpack_sdist
+import paper_data
+from paper_data import read_photos, unpack_sdist
 from paper_material import FACTOR, coarse
 from paper_pretrained import Compact, load_compact
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float32]
 
 __all__ = [
-    "FACTOR", "FROM_GREY_LEVELS", "GREY_LEVELS", "PHOTO_PX", "Compact", "coarse", "fetch", "load_compact",
+    "BENCHMARKS", "FACTOR", "FROM_GREY_LEVELS", "GREY_LEVELS", "PHOTO_PX", "Compact", "coarse", "load_compact",
     "middle_of_photos", "unpack_sdist",
 ]  # fmt: skip
 
+BENCHMARKS = Path(paper_data.__file__).parent
 PHOTO_PX = 256
 GREY_LEVELS = 255
 FROM_GREY_LEVELS = {"kind": "fixed", "offset": 0, "span": GREY_LEVELS}

@@ -51,7 +51,8 @@ class Example:
     read_pairs
         Gets the cache and a random generator; returns (degraded, truth) of each specimen, all of one size.
     takes
-        How intensities were prepared when the network was trained, which no trial run can find out.
+        How intensities were prepared when the network was trained, which no trial run can find out; None: as the
+        description has it.
     tolerance, confidence
         Fixed before the held-out images were looked at.
     held_out
@@ -64,7 +65,7 @@ class Example:
     about: str
     write_restorer: Callable[[Path, Path], Path]
     read_pairs: Callable[[Path, np.random.Generator], Mapping[str, Pair]]
-    takes: Mapping[str, Any]
+    takes: Mapping[str, Any] | None
     tolerance: float
     confidence: float = 0.9
     held_out: int | None = None
@@ -81,6 +82,8 @@ def main(example: Example, arguments: Sequence[str] | None = None) -> None:
             work_through(example, folder, options.cache.expanduser().resolve(), seed=options.seed)
     except subprocess.CalledProcessError as error:
         _fail(example, f"this failed, for the reason above: {_shown(error.cmd)}")
+    except KeyboardInterrupt:
+        _fail(example, "stopped; nothing was written")
     except (ValueError, OSError, ImportError) as error:
         _fail(example, " ".join(str(error).split()))
     print(f"Written to {out}")
@@ -91,7 +94,8 @@ def main(example: Example, arguments: Sequence[str] | None = None) -> None:
 def work_through(example: Example, folder: Path, cache: Path, *, seed: int = 0) -> None:
     """Train, calibrate, test and show: all that an example does, into an existing folder."""
     network, bundle = example.write_restorer(folder, cache), f"{example.name}.maskcal"
-    describe(network, example.takes)
+    if example.takes is not None:
+        describe(network, example.takes)
     _maskcal(folder, "info", network.name)
     write_pairs(example, folder, cache, seed=seed)
     _maskcal(
@@ -99,8 +103,8 @@ def work_through(example: Example, folder: Path, cache: Path, *, seed: int = 0) 
         "--confidence", example.confidence, "--steps", example.steps, "--seed", seed, "--out", bundle,
     )  # fmt: skip
     _maskcal(folder, "evaluate", bundle, *_pairs_in(HELD_OUT), "--restorer", network.name, "--out", REPORT)
-    found = json.loads((folder / REPORT / "evaluation.json").read_text(encoding="utf-8"))
-    image = f"{typical_field(found)['group']}.tif"
+    found = read_evaluation(folder)
+    image = shown_image(found)
     _maskcal(
         folder, "run", f"{HELD_OUT}/degraded/{image}", "--restorer", network.name, "--mask-model", bundle,
         "--out", REVIEW,
@@ -137,6 +141,17 @@ def write_pairs(example: Example, folder: Path, cache: Path, *, seed: int) -> No
                 tifffile.imwrite(place / f"{name}.tif", pairs[name][images], photometric="minisblack")
 
 
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return what became of the promise on the held-out images."""
+    content: dict[str, Any] = json.loads((folder / REPORT / "evaluation.json").read_text(encoding="utf-8"))
+    return content
+
+
+def shown_image(found: Mapping[str, Any]) -> str:
+    """Return the name of the file of the held-out image that is shown."""
+    return f"{typical_field(found)['group']}.tif"
+
+
 def typical_field(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what is known of the held-out image whose masked share is in the middle."""
     fields: list[Mapping[str, Any]] = sorted(found["fields"], key=lambda field: field["masked_share"])
@@ -170,7 +185,7 @@ def show(example: Example, folder: Path) -> None:
     """Open the reviewed image in napari, with the Review dock as a user would have set it."""
     import napari
 
-    image = json.loads((folder / REVIEW / "certificate.json").read_text(encoding="utf-8"))["input"]
+    image = shown_image(read_evaluation(folder))
     viewer = napari.Viewer(title=f"napari-maskcal: {example.name}")
     viewer.open(folder / HELD_OUT / "truth" / image, name="truth", visible=False)
     viewer.open(folder / HELD_OUT / "degraded" / image, name="degraded")

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import ffdnet_denoising
 import package_files
 import realesrgan_superresolution
+import tk_r_em_microscopy
 import worked_example
 from ffdnet_denoising import SIGMA, Ffdnet, add_noise, as_onnx
 from foreign_models import as_onnx as small_onnx
@@ -32,7 +33,7 @@ from worked_example import Example
 if TYPE_CHECKING:
     from types import ModuleType
 
-SCRIPTS = (ffdnet_denoising, realesrgan_superresolution)
+SCRIPTS = (ffdnet_denoising, realesrgan_superresolution, tk_r_em_microscopy)
 TAKES_AS_IT_IS = {"kind": "fixed", "offset": 0, "span": 1}
 
 
@@ -134,6 +135,38 @@ def test_a_coarse_pixel_is_the_mean_of_sixteen() -> None:
     assert degraded[0, 1] == truth[:4, 4:8].mean() != truth[4:8, :4].mean()
 
 
+def test_simulated_micrographs_are_a_specimen_each_and_read_back_without_tensorflow(tmp_path: Path) -> None:
+    images = np.arange(2 * 3 * 16, dtype=np.float32).reshape(2, 3, 1, 4, 4)
+    np.savez(tmp_path / "tk_r_em-1.0.4-pairs.npz", hrsem_x=images[0], hrsem_y=images[1])
+    pairs = tk_r_em_microscopy.simulated_pairs(tmp_path, np.random.default_rng(0))
+    assert list(pairs) == ["hrsem_0", "hrsem_1", "hrsem_2"]
+    degraded, truth = pairs["hrsem_2"]
+    assert (degraded.shape, degraded[0, 0], truth[0, 0]) == ((4, 4), 32, 80)
+
+
+def test_what_tensorflow_says_is_shown_only_where_it_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tk_r_em_microscopy, "_environment", lambda _: sys.executable)
+    says = "import sys; print('much', file=sys.stderr); sys.exit({})"
+    tk_r_em_microscopy._run_tensorflow(tmp_path, "-c", says.format(0))
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(subprocess.CalledProcessError):
+        tk_r_em_microscopy._run_tensorflow(tmp_path, "-c", says.format(1))
+    assert capfd.readouterr().err.strip() == "much"
+
+
+def test_a_network_that_is_described_beforehand_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_maskcal.restore.loaders import probe
+
+    monkeypatch.setattr(probe, "probe", lambda *_, **__: pytest.fail("it was tried"))
+    monkeypatch.setattr(tk_r_em_microscopy, "_run_tensorflow", lambda *words: small_onnx(small_unet(), Path(words[-1])))
+    monkeypatch.setattr(tk_r_em_microscopy, "_package", lambda cache: cache)
+    assert load_restorer(tk_r_em_microscopy.write_tk_r_em(tmp_path, tmp_path)).card.halo_px is None
+    with pytest.raises(pytest.fail.Exception, match="it was tried"):
+        load_restorer(small_onnx(small_unet(), tmp_path / "undescribed.onnx"))
+
+
 def test_photos_are_cut_to_their_middle_and_small_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = np.zeros((1, 300, 258), np.float32), np.ones((1, 255, 400), np.float32)
     large[0, 22, 1] = 1
@@ -231,6 +264,9 @@ def test_an_example_ends_with_a_calibrated_bundle_a_picture_and_a_summary(
         assert f"\n$ maskcal {command}" in told
     for name in ("bars.maskcal", "overlay.png", "review/certificate.json", "evaluation/report.html"):
         assert (out / name).is_file()
+    image = worked_example.shown_image(worked_example.read_evaluation(out))
+    assert (out / "held_out" / "truth" / image).is_file()
+    assert not (out / "pairs" / "truth" / image).exists()
     promise, held_out, kept = (out / "summary.txt").read_text().splitlines()
     assert promise.startswith("Promise: In at least 90 % of new specimens like the 9 calibrated ones")
     assert "of 5 held-out specimens" in held_out

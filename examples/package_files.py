@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BENCHMARKS", "FACTOR", "FROM_GREY_LEVELS", "GREY_LEVELS", "PHOTO_PX", "Compact", "coarse", "load_compact",
-    "middle_of_photos", "unpack_sdist",
+    "middle", "middle_of_photos", "unpack_sdist",
 ]  # fmt: skip
 
 BENCHMARKS = Path(paper_data.__file__).parent
@@ -37,7 +37,7 @@ def middle_of_photos(cache: Path) -> dict[str, Plane]:
     return {name: middle(photo) for name, photo in photos.items() if min(photo.shape) >= PHOTO_PX}
 
 
-def middle(image: Plane) -> Plane:
-    """Return the square of 256 pixels in the middle of an image, (Y, X)."""
-    top, left = ((n - PHOTO_PX) // 2 for n in image.shape)
-    return np.ascontiguousarray(image[top : top + PHOTO_PX, left : left + PHOTO_PX])
+def middle(image: Plane, size: int = PHOTO_PX) -> Plane:
+    """Return the square of so many pixels in the middle of an image, (Y, X)."""
+    top, left = ((n - size) // 2 for n in image.shape)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])

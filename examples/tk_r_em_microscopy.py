@@ -1,14 +1,15 @@
 """Restoration of electron micrographs by a network of tk_r_em (Lobato et al.), and what of it can be believed.
 
-The weights and 40 simulated pairs are read from the package tk_r_em (GPL-3), which pip downloads; none of its code is
+The weights and the simulated pairs are read from the package tk_r_em (GPL-3), which pip downloads; none of its code is
 imported. TensorFlow, in an environment of its own in the cache, reads the network and tf2onnx writes it as ONNX.
 napari-maskcal is given that file alone.
 
-The package has pairs of five kinds of microscopy, eight of each, and a network for each kind. A promise at a
+The package has 40 pairs, eight each of five kinds of microscopy, and a network for each kind. A promise at a
 confidence of 0.90 takes nine specimens to calibrate on, and two more to train on, so none can be made for one kind
 alone; the quarters of an image are one specimen and do not help. So one network, that for STEM at high resolution,
-restores all kinds, as far as tried about as well as their own. The specimens are the 40 images, and the promise is one
-for a mixture of the five kinds in equal parts: for images of one of them it may hold in fewer cases than it says.
+restores all kinds, as far as tried about as well as their own. The specimens are 39 images, without one whose truth is
+the degraded image itself, and the promise is one for a mixture of the five kinds in equal parts: for images of one of
+them it may hold in fewer cases than it says.
 """
 
 from __future__ import annotations
@@ -68,18 +69,22 @@ def card() -> ModelCard:
 
 
 def simulated_pairs(cache: Path, _: np.random.Generator) -> dict[str, tuple[Plane, Plane]]:
-    """Return the middle of each simulated image, (degraded, truth), (128, 128) each, by kind and number."""
+    """Return the middle of each simulated image, (degraded, truth), (128, 128) each, by kind and number.
+
+    Without the one whose truth is the degraded image itself: nothing can be learned from it.
+    """
     path = cache / f"tk_r_em-{VERSION}-pairs.npz"
     if not path.is_file():
         part = path.with_suffix(".part.npz")
         _run_tensorflow(cache, BENCHMARKS / "paper_tensorflow.py", "pairs", _package(cache), part)
         part.replace(path)
     with np.load(path, allow_pickle=False) as file:
-        return {
+        pairs = {
             f"{kind}_{i}": (middle(degraded, FIELD_PX), middle(truth, FIELD_PX))
             for kind in sorted(name.removesuffix("_x") for name in file if name.endswith("_x"))
             for i, (degraded, truth) in enumerate(zip(file[f"{kind}_x"][:, 0], file[f"{kind}_y"][:, 0], strict=True))
         }
+    return {name: pair for name, pair in pairs.items() if not np.array_equal(*pair)}
 
 
 def _package(cache: Path) -> Path:

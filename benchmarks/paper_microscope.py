@@ -35,7 +35,7 @@ NAME = "electron-microscopy"
 ORIGIN = "tk_r_em 1.0.4 (GPL-3), by Lobato et al., one network for each kind of microscope"
 HELD_OUT = 26
 TRAINING_FIELDS = 128  # each takes a quarter of a second to restore
-_ENVIRONMENT = ("tensorflow-cpu==2.21.0", "h5py==3.16.0")
+_ENVIRONMENT = ("tensorflow-cpu==2.21.0", "h5py==3.14.0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

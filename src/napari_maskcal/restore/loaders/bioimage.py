@@ -15,9 +15,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_maskcal.read.pixel_size import pixel_size
+from napari_maskcal.restore.loaders import bioimage_careamics
 from napari_maskcal.restore.loaders.archives import entries
 from napari_maskcal.restore.loaders.base import LARGEST_FILE, Said, needed
-from napari_maskcal.restore.loaders.bioimage_steps import Steps, steps_of
+from napari_maskcal.restore.loaders.bioimage_steps import Affine, Steps, steps_of
+from napari_maskcal.restore.loaders.careamics_model import from_careamics
 from napari_maskcal.restore.loaders.torchscript import first_line
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class BioimageIo:
         ImportError
             If bioimageio.spec is missing.
         """
-        model = described(_content(path), where=path)
+        model = described(bioimage_careamics.completed(_content(path)), where=path)
         image, _, steps = _understood(model, path)
         spatial = [axis for axis in image.axes if axis.type == "space"]
         factor, halo = _scale_and_halo(model, path, ["y", "x"])
@@ -86,13 +88,15 @@ class BioimageIo:
         ValueError
             See `said`; also if a part is missing, kept elsewhere, or not the one that the description was written for.
         """
-        model = described(_content(path), where=path)
+        content = _content(path)
+        model = described(bioimage_careamics.completed(content), where=path)
         _, batched, steps = _understood(model, path)
         weights = _weights(model, path)
         network = _network(weights, Part(path, *_source(weights, path, of=weights.type)))
         from napari_maskcal.restore.loaders.bioimage_network import Packaged
 
-        return Packaged(network, before=steps.before, after=steps.after, batched=batched)
+        after = (*steps.after, *_to_answers_range(content, model, steps, path))
+        return Packaged(network, before=steps.before, after=after, batched=batched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Part:
     def __str__(self) -> str:
         return f"{self.package}: {self.name}"
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, *, largest: int = LARGEST_FILE) -> bytes:
         """Return the content, once it is seen to be the one that was described.
 
         Raises
@@ -129,7 +133,7 @@ class Part:
                 f"{self.package} does not say which hash its {self.name} has, so that could be exchanged unnoticed; "
                 f"open the folder {self.package.parent} instead"
             )
-        content = _read(self.package, self.name)
+        content = _read(self.package, self.name, largest=largest)
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 is not None and found != self.sha256:
             raise ValueError(f"{self} has the SHA-256 {found[:12]}…, but the description says {self.sha256[:12]}…")
@@ -218,6 +222,17 @@ def _grid(sizes: list[Any]) -> tuple[int | None, int]:
     return (step if on_grid else None), smallest
 
 
+def _to_answers_range(content: dict[str, Any], model: Any, steps: Steps, path: Path) -> tuple[Affine, ...]:
+    """Return the step behind a network of CAREamics, whose answer may be in another range than its input."""
+    if not bioimage_careamics.is_exported(content):
+        return ()
+    name = bioimage_careamics.CONFIGURATION
+    (entry,) = (attached for attached in model.attachments if str(attached.source) == name)
+    raw = Part(path, *_source(entry, path, of=name)).read_bytes(largest=_LARGEST_TEXT)
+    configuration = _parsed(raw, f"{path}: {name}")
+    return (bioimage_careamics.to_answers_range(configuration, steps.normalisation, path),)
+
+
 def _cited(entry: Any) -> str:
     return " ".join(str(part) for part in (entry.text, entry.doi or entry.url) if part)
 
@@ -254,6 +269,8 @@ def _maker(architecture: Any, path: Path) -> partial[Any]:
 
     name = str(architecture.callable)
     library = getattr(architecture, "import_from", None)
+    if library is not None and str(library).partition(".")[0] == "careamics":
+        return partial(from_careamics(str(library), name, where=path), **architecture.kwargs)
     if library is not None:
         return partial(maker_in_library(str(library), name, where=str(path)), **architecture.kwargs)
     part = Part(path, *_source(architecture, path, of="architecture"))
@@ -362,7 +379,16 @@ def _content(path: Path) -> dict[str, Any]:
         If it is none of a model; it is checked before anything walks through it.
     """
     name = path.name if _is_lone(path) else _description_name(path)
-    raw = _read(path, name, largest=_LARGEST_TEXT)
+    content = _parsed(_read(path, name, largest=_LARGEST_TEXT), f"{path}: {name}")
+    if not isinstance(content, dict) or content.get("type", "model") != "model":
+        kind = content.get("type") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: {name} describes a {kind} and no model")
+    described: dict[str, Any] = content
+    return described
+
+
+def _parsed(raw: bytes, where: str) -> Any:
+    """Return what a file of YAML says, once it is seen to be of a size that can be walked through."""
     try:
         from bioimageio.spec.utils import read_yaml
     except ImportError:
@@ -370,15 +396,11 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content: Any = read_yaml(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: {name} is not UTF-8, as a description has to be") from None
+        raise ValueError(f"{where} is not UTF-8, as a description has to be") from None
     except Exception as error:  # noqa: BLE001 - the YAML library has a class for each fault
-        raise ValueError(f"{path}: {name} is not valid YAML: {first_line(error)}") from None
-    if not isinstance(content, dict) or content.get("type", "model") != "model":
-        kind = content.get("type") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: {name} describes a {kind} and no model")
-    _check_size(content, f"{path}: {name}")
-    described: dict[str, Any] = content
-    return described
+        raise ValueError(f"{where} is not valid YAML: {first_line(error)}") from None
+    _check_size(content, where)
+    return content
 
 
 def _check_size(content: Any, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from napari_maskcal.restore.loaders.base import Said, needed
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 _ALGORITHMS = {"n2v": "Noise2Void", "care": "CARE", "n2n": "Noise2Noise"}
 _PREFIX = "model."
-_DEEPEST = 10
-_REMEDY = "export it from CAREamics as a bioimage.io package"
+DEEPEST = 10
+_REMEDY = "save it again with CAREamics 0.3 or newer, or wrap what CAREamics predicts as a Python function"
 # The names of (offset, other end or width), and what CAREamics adds to the width.
 _STATISTICS = {
     "mean_std": ("means", "stds", 1e-6),
@@ -56,7 +57,7 @@ class Content:
     def stride_px(self) -> int:
         """What image sizes have to be multiples of."""
         depth = self.arguments.get("depth")
-        return int(2**depth) if isinstance(depth, int) and 0 <= depth <= _DEEPEST else 1
+        return int(2**depth) if isinstance(depth, int) and 0 <= depth <= DEEPEST else 1
 
 
 class CAREamics:
@@ -108,6 +109,30 @@ class CAREamics:
         return nn.Sequential(network, rescale)
 
 
+def from_careamics(module: str, name: str, *, where: Path) -> Any:
+    """Return what `name` is in one of CAREamics' modules; `where` is the file that needs it.
+
+    Raises
+    ------
+    ImportError
+        If CAREamics is not installed.
+    ValueError
+        If it is, but cannot be imported, or is too old or too new to have it.
+    """
+    from napari_maskcal.restore.torchvision_import import import_torchvision
+
+    if find_spec("careamics") is None:
+        raise needed("careamics", extra="careamics", file_format="CAREamics")
+    try:
+        import_torchvision()  # first, for CAREamics imports it too
+        return getattr(import_module(module), name)
+    except Exception as error:  # noqa: BLE001 - importing runs the library's code
+        raise ValueError(
+            f"{where} needs {name} of {module}, which cannot be imported: {first_line(error)}; "
+            "pip install 'napari-maskcal[careamics]'"
+        ) from None
+
+
 def is_careamics(path: Path) -> bool:
     """Whether a file is a checkpoint of CAREamics, by the words in it."""
     return mentions(path, "hyper_parameters", "algorithm_config")
@@ -130,8 +155,8 @@ def _content(path: Path) -> Content:
         name=f"{name} ({_ALGORITHMS[kind]})",
         arguments=arguments,
         state=checked(state, path),
-        input_range=_range(data, "input", path),
-        target_range=_range(data, "target", path),
+        input_range=trained_range(data, "input", path),
+        target_range=trained_range(data, "target", path),
     )
 
 
@@ -139,7 +164,7 @@ def _check_usable(kind: Any, model: dict[str, Any], path: Path) -> None:
     if not isinstance(kind, str) or kind not in _ALGORITHMS:
         raise ValueError(f"{path} is of the algorithm {kind}; only {', '.join(_ALGORITHMS)} give one restored image")
     if model.get("architecture", "UNet") != "UNet":
-        raise ValueError(f"{path} is a {model.get('architecture')}, not a UNet; {_REMEDY}")
+        raise ValueError(f"{path} is a {model.get('architecture')}, not a UNet; only a UNet gives one restored image")
     if (dimensions := model.get("conv_dims")) not in (2, 3):
         raise ValueError(
             f"{path} is a network for {dimensions} dimensions; only those for planes or volumes can be used"
@@ -149,10 +174,15 @@ def _check_usable(kind: Any, model: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path} makes {made} channels of {taken}; only networks of one channel can be used")
 
 
-def _range(data: Any, side: str, path: Path) -> tuple[float, float]:
-    """Return the (offset, span) of one side of a checkpoint's normalisation.
+def trained_range(data: Any, side: str, path: Path) -> tuple[float, float]:
+    """Return the (offset, span) that one side, "input" or "target", was normalised with, of a `data_config`.
 
     The answer is in the target's range; one that was trained without a target is in that of the input.
+
+    Raises
+    ------
+    ValueError
+        If it does not say them for one channel, or the span is none.
     """
     try:
         said = data.get("normalization")
@@ -186,7 +216,7 @@ def _unet(content: Content, path: Path) -> nn.Module:
     """Return the U-Net with its weights."""
     import torch
 
-    make = _make_unet()
+    make = _make_unet(path)
     try:
         with torch.device("meta"):  # no memory is taken for sizes that a file only claims
             outline = make(content.arguments).state_dict()
@@ -205,16 +235,10 @@ def _check_fits(outline: dict[str, Tensor], state: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is {found or 'missing'}, but should be {expected or 'missing'}")
 
 
-def _make_unet() -> Any:
+def _make_unet(path: Path) -> Any:
     """Return what makes a U-Net of its arguments; they are checked by the library."""
-    from napari_maskcal.restore.torchvision_import import import_torchvision
-
-    try:
-        import_torchvision()
-        checks = import_module("careamics.config.architectures").UNetConfig
-        network = import_module("careamics.models.unet").UNet
-    except ImportError as error:
-        raise needed("careamics", extra="careamics", file_format="CAREamics") from error
+    checks = from_careamics("careamics.config.architectures", "UNetConfig", where=path)
+    network = from_careamics("careamics.models.unet", "UNet", where=path)
 
     def make(arguments: dict[str, Any]) -> Any:
         return network(**checks(**({"architecture": "UNet"} | arguments)).model_dump())

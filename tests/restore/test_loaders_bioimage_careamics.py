@@ -145,6 +145,13 @@ def test_an_answer_of_another_size_than_its_input_stays_refused(tmp_path):
         LOADER.said(path)
 
 
+@pytest.mark.parametrize("axes", [None, "bcyx", ["y"], [{"id": ["y"]}]])
+def test_axes_that_are_none_are_left_to_the_check_of_the_description(axes, tmp_path):
+    files = exported(network(), change=lambda described: described["inputs"][0].update(axes=axes))
+    with pytest.raises(ValueError, match="has a description that is not valid"):
+        LOADER.said(zipped(tmp_path / "a.zip", files))
+
+
 @pytest.mark.parametrize("nothing", [{}, {"inputs": 1}, {"inputs": [1], "outputs": [1]}, {"inputs": [], "outputs": []}])
 def test_a_description_that_is_none_is_no_export(nothing):
     assert not is_exported(nothing)

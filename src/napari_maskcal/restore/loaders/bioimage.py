@@ -227,7 +227,7 @@ def _to_answers_range(content: dict[str, Any], model: Any, steps: Steps, path: P
     if not bioimage_careamics.is_exported(content):
         return ()
     name = bioimage_careamics.CONFIGURATION
-    (entry,) = (attached for attached in model.attachments if str(attached.source) == name)
+    entry = next(attached for attached in model.attachments if str(attached.source) == name)
     raw = Part(path, *_source(entry, path, of=name)).read_bytes(largest=_LARGEST_TEXT)
     configuration = _parsed(raw, f"{path}: {name}")
     return (bioimage_careamics.to_answers_range(configuration, steps.normalisation, path),)

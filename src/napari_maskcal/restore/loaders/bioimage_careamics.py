@@ -33,12 +33,14 @@ def is_exported(description: dict[str, Any]) -> bool:
         (kind,), architecture = description["weights"], description["weights"]["pytorch_state_dict"]["architecture"]
         depth = architecture["kwargs"]["depth"]
         named = (architecture["import_from"], architecture["callable"])
+        axes = [*image["axes"], *answer["axes"]]
         return (
             (kind, *named) == ("pytorch_state_dict", *_UNET)
             and type(depth) is int
             and 1 <= depth <= DEEPEST
             and steps <= _STEPS
             and CONFIGURATION in attached
+            and all(isinstance(axis.get("id", ""), str) for axis in axes)
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return False

@@ -446,4 +446,6 @@ def test_a_mask_network_is_another_one_with_whatever_field_of_its_card_changed(t
 
 @pytest.mark.parametrize("part", ["thumbnail.png", "restorer"])
 def test_a_part_that_the_description_does_not_tell_of_is_refused(parts, file, part):
-    refused(pack(file, parts | {part: b"x"}), match=f"and restorer if it says so; it holds .*'{part}'")
+    refused(
+        pack(file, parts | {part: b"x"}, zipfile.ZIP_STORED), match=f"and restorer if it says so; it holds .*'{part}'"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from napari_maskcal.read.facts import content_hash
 from napari_maskcal.read.faults import FaultyTriplets
 from napari_maskcal.read.image import Image, from_array
 from napari_maskcal.read.parts import Part
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.read.triplets import read_triplets, triplets_from_arrays
-from napari_maskcal.restore.events import CancelToken, Done, Failed, FieldMeasured, FieldSurveyed
+from napari_maskcal.restore.events import CancelToken, Done, Failed, FieldMeasured, FieldSurveyed, Warned
 
 N, SIZE = 12, 48
 RULE = {"tolerance": 0.2, "device": "cpu"}
@@ -514,6 +516,19 @@ def test_a_promise_is_about_the_magnification_that_was_calibrated(pair, tmp_path
     write_bundle(tmp_path / "a.maskcal", mask.network, mask.card, found)
     assert read_bundle(tmp_path / "a.maskcal").certificate.pixel_size == found.pixel_size
     assert calibrate(in_memory(), mask, restorer, **RULE).pixel_size is None
+
+
+def test_images_of_another_magnification_than_the_restorers_are_calibrated_with_a_warning(pair):
+    restorer, mask = pair
+    for size, warned in ((0.1, 0), (0.2, 1)):
+        trained_at = PixelSize(y=size, x=size, unit="micrometer")
+        other = replace(restorer, card=restorer.card.model_copy(update={"pixel_size": trained_at}))
+        events: list[Any] = []
+        triplets = triplets_from_arrays(sized(DEGRADED, 0.1), sized(TRUTH, 0.1))
+        calibrate(triplets, mask, other, **RULE, on_event=events.append)
+        told = [event.message for event in events if isinstance(event, Warned)]
+        assert len(told) == warned
+        assert all("the calibration has pixels of 0.1 × 0.1 micrometer, but" in one for one in told)
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2", "linf"])

@@ -17,15 +17,17 @@ import pytest
 
 from command_line import caller, failed
 from foreign_models import as_onnx, as_torchscript, small_unet
-from napari_maskcal import bundle
 from napari_maskcal.bundle import _json_sha256, read_content, restorer_in, write_bundle
 from napari_maskcal.models import GIVEN_RESTORER, load_mask_model, load_restorer
 from napari_maskcal.packed import PackedRestorer, packable
 from napari_maskcal.pipeline import run
 from napari_maskcal.restore.card import Normalisation
+from napari_maskcal.restore.loaders import registry
 from napari_maskcal.restore.loaders.base import NotTrustedError
 from napari_maskcal.restore.loaders.description import description_path, write_description
+from napari_maskcal.restore.loaders.native import read_card
 from napari_maskcal.restore.loaders.registry import agree, restorer_sha256
+from napari_maskcal.review.request import restorer_card
 from small_models import calibrated_bundle, noisy_planes, random_restorer
 from triplet_files import write
 
@@ -73,8 +75,11 @@ def bundle_with(restorer: Restorer, folder: Path) -> Path:
     return path
 
 
-def in_a_new_process() -> None:
-    bundle._restorer_in.cache_clear()
+def written(path: Path, parts: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part, method if name == RESTORER else zipfile.ZIP_DEFLATED)
+    return path
 
 
 @pytest.mark.parametrize("make", [onnx, own])
@@ -121,18 +126,37 @@ def test_how_intensities_are_prepared_comes_with_the_bundle_and_two_ways_are_kep
     assert load_restorer(paths[0]).card == first.card  # the second did not take its place
 
 
+@pytest.mark.parametrize("said", [{"trained_on": ("specimen 3",)}, {"pixel_size": {"y": 1, "x": 1, "unit": "um"}}])
+def test_what_one_bundle_says_of_a_file_is_not_said_by_another_that_has_the_same_file(tmp_path, said):
+    """Its hash is the same: nothing of this is computed with. But it can refuse a promise, or warn."""
+    paths = []
+    for name, more in (("one", {}), ("other", said)):
+        (folder := tmp_path / name).mkdir()
+        restorer = onnx(folder)
+        sha256 = hashlib.sha256(restorer.source.read_bytes()).hexdigest()
+        card = type(restorer.card).model_validate(restorer.card.model_dump() | more)
+        write_description(restorer.source, card, sha256)
+        path, model = calibrated_bundle(folder, restorer)
+        write_bundle(path, model.network, model.card, None, restorer=load_restorer(restorer.source))
+        paths.append(path)
+    one, other = (load_restorer(path) for path in paths)
+    assert one.sha256 == other.sha256
+    assert one.card != other.card
+    assert [load_restorer(path).card for path in paths] == [one.card, other.card]
+
+
 def test_a_description_that_was_changed_in_the_cache_is_that_of_the_bundle_again(tmp_path):
     path = bundle_with(onnx(tmp_path), tmp_path)
-    place = restorer_in(path)
+    place, card = restorer_in(path), load_restorer(path).card
     sha256 = hashlib.sha256(place.read_bytes()).hexdigest()
     changed = load_restorer(path).card.model_copy(update={"takes": Normalisation(kind="range")})
     write_description(place, changed, sha256)
     assert load_restorer(place).card.takes.kind == "range"
-    in_a_new_process()
     assert load_restorer(path).card.takes is None
     description_path(place).write_text("{}")
-    in_a_new_process()
     assert load_restorer(path).card.takes is None
+    description_path(place).unlink()
+    assert load_restorer(path).card == card
 
 
 @pytest.mark.parametrize("change", ["emptied", "damaged"])
@@ -145,7 +169,6 @@ def test_a_cache_that_was_emptied_or_damaged_is_filled_again(tmp_path, own_place
             file.unlink()
     else:
         place.write_bytes(b"x")
-        in_a_new_process()
     assert restorer_in(path).read_bytes() == content
 
 
@@ -169,11 +192,9 @@ def changed(path: Path, change: Callable[[dict[str, Any], dict[str, bytes]], Non
     content["sha256"] |= {
         name: hashlib.sha256(part).hexdigest() for name, part in parts.items() if name in content["sha256"]
     }
-    content["sha256"]["certificate"] = _json_sha256(content["certificate"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, part in (parts | {DESCRIPTION: json.dumps(content).encode()}).items():
-            archive.writestr(name, part)
-    return path
+    if content["certificate"] is not None:
+        content["sha256"]["certificate"] = _json_sha256(content["certificate"])
+    return written(path, parts | {DESCRIPTION: json.dumps(content).encode()})
 
 
 def another_file(content: dict[str, Any], parts: dict[str, bytes]) -> None:
@@ -218,16 +239,134 @@ def test_bytes_of_the_restorer_that_were_exchanged_alone_are_refused(tmp_path, o
     path = bundle_with(onnx(tmp_path), tmp_path)
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, part in (parts | {RESTORER: parts[RESTORER] + b"x"}).items():
-            archive.writestr(name, part)
+    written(path, parts | {RESTORER: parts[RESTORER] + b"x"})
     with pytest.raises(ValueError, match="the hash of its restorer is not the one it was saved with"):
         load_restorer(path)
     assert not own_places.exists()
 
 
+def test_a_byte_that_was_flipped_is_told_in_words_whatever_zipfile_says_of_it(tmp_path, own_places):
+    path = bundle_with(onnx(tmp_path), tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(RESTORER)
+        content = bytearray(path.read_bytes())
+        content[info.header_offset + 30 + len(RESTORER) + info.file_size // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"mask-0.maskcal is not a .maskcal bundle, or is truncated: Bad CRC"):
+        load_restorer(path)
+    assert "Bad CRC" in restorer_card(str(path))[2]  # so a dock says it too
+    assert not own_places.exists()
+
+
+def test_a_compressed_restorer_is_refused_since_it_may_be_larger_than_the_file(tmp_path, own_places):
+    path = bundle_with(onnx(tmp_path), tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert load_mask_model(written(path, parts))
+    with pytest.raises(ValueError, match="its restorer is compressed, so that it could be larger than the file"):
+        load_mask_model(written(path, parts, zipfile.ZIP_DEFLATED))
+
+
+def uncalibrated(restorer: Restorer, folder: Path) -> Path:
+    path, model = calibrated_bundle(folder, restorer)
+    write_bundle(path, model.network, model.card, None, restorer=restorer)
+    return path
+
+
+def test_a_restorer_that_looks_at_the_whole_image_is_packed_without_a_certificate_too(tmp_path):
+    restorer = onnx(tmp_path)
+    sha256 = hashlib.sha256(restorer.source.read_bytes()).hexdigest()
+    write_description(restorer.source, restorer.card.model_copy(update={"halo_px": None}), sha256)
+    path = uncalibrated(load_restorer(restorer.source), tmp_path)
+    assert load_restorer(path).card.halo_px is None
+
+
+def test_a_card_that_claims_a_shorter_reach_is_found_out_when_the_network_is_first_used(tmp_path):
+    restorer = onnx(tmp_path)
+    sha256 = hashlib.sha256(restorer.source.read_bytes()).hexdigest()
+    write_description(restorer.source, restorer.card.model_copy(update={"halo_px": 0}), sha256)
+    path = bundle_with(load_restorer(restorer.source), tmp_path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a trial run reached farther than its card says"):
+            load_restorer(path)
+
+
+def test_a_card_that_holds_is_tried_once(tmp_path, monkeypatch):
+    path = bundle_with(onnx(tmp_path), tmp_path)
+    tried: list[Any] = []
+    check = registry.check_agrees
+    monkeypatch.setattr(registry, "check_agrees", lambda *of: (tried.append(of), check(*of)))
+    for _ in range(3):
+        load_restorer(path)
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("make", [onnx, own])
+def test_a_card_is_brought_by_files_that_say_nothing_of_themselves_and_by_no_others(tmp_path, make):
+    path = uncalibrated(make(tmp_path), tmp_path)
+
+    def turn(content: dict[str, Any], parts: dict[str, bytes]) -> None:
+        inside, sha256 = content["restorer"], hashlib.sha256(parts[RESTORER]).hexdigest()
+        if inside["card"] is None:
+            card = read_card(tmp_path / "restorer-0.safetensors")
+            inside |= {"card": json.loads(card.model_dump_json()), "sha256": restorer_sha256(card, sha256)}
+        else:
+            inside |= {"card": None, "sha256": sha256}
+
+    assert load_restorer(path)
+    with pytest.raises(
+        ValueError, match="does not say how its restorer is used, or says it of one that says so itself"
+    ):
+        load_restorer(changed(path, turn))
+
+
+def test_a_bundle_that_does_not_say_its_restorers_hash_is_refused(tmp_path):
+    path = uncalibrated(onnx(tmp_path), tmp_path)
+
+    def forget(content: dict[str, Any], parts: dict[str, bytes]) -> None:
+        card = PackedRestorer.model_validate(content["restorer"]).card
+        content["restorer"]["sha256"] = restorer_sha256(card, "")
+        del content["sha256"][RESTORER]
+
+    with pytest.raises(ValueError, match="it does not say the hash of its restorer"):
+        load_mask_model(changed(path, forget))
+
+
+def test_a_file_that_was_replaced_after_it_was_opened_is_not_packed(tmp_path):
+    restorer = own(tmp_path)
+    other = random_restorer(tmp_path, seed=1)
+    other.replace(restorer.source)
+    path, model = tmp_path / "m.maskcal", load_mask_model("demo")
+    with pytest.raises(ValueError, match="has changed since it was opened; begin again"):
+        write_bundle(path, model.network, model.card, None, restorer=restorer)
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    path = bundle_with(own(tmp_path), tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MASKCAL_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be made for the restorer: .*MASKCAL_CACHE_DIR"):
+        load_restorer(path)
+
+
 @pytest.mark.parametrize(
-    "name", ["../net.onnx", "/net.onnx", "a/b.onnx", "a\\b.onnx", "c:net", "", ".net", "net.", "n\n", "n" * 200]
+    "name",
+    [
+        "../net.onnx",
+        "/net.onnx",
+        "a/b.onnx",
+        "a\\b.onnx",
+        "c:net",
+        "",
+        ".net",
+        "net.",
+        "CON",
+        "nul.onnx",
+        "a.maskcal",
+        "n\n",
+        "n" * 200,
+    ],
 )
 def test_a_name_that_would_lie_elsewhere_is_refused(tmp_path, own_places, name):
     path = bundle_with(onnx(tmp_path), tmp_path)
@@ -304,6 +443,11 @@ def test_one_file_is_all_that_the_commands_need(maskcal, pairs, tmp_path):
     assert told.code == 0
     for words in ("With its restorer, net.onnx:", "Format: ONNX", "Looks at: 24 pixels", "a trial run agrees"):
         assert words in told.out
+    with zipfile.ZipFile(mine) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    damaged = written(tmp_path / "damaged.maskcal", parts | {RESTORER: parts[RESTORER][::-1]})
+    assert maskcal("info", damaged).code == 0  # it is in the cache, by its hash
+    failed(maskcal("info", damaged, "--verify"), "the hash of its restorer is not the one it was saved with")
     assert json.loads(maskcal("info", mine, "--json").out)["restorer"]["file_name"] == "net.onnx"
     again = [*pairs, "--mask-model", mine, "--tolerance", 0.05, "--out", tmp_path / "again.maskcal"]
     assert maskcal("calibrate", *again).code == 0

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from napari_maskcal.mask.recipe import Recipe
-from napari_maskcal.models import load_restorer
+from napari_maskcal.models import GIVEN_RESTORER, load_restorer
 from napari_maskcal.read.faults import Fault, FaultyTriplets
+from napari_maskcal.read.pixel_size import PixelSize
 from napari_maskcal.settings import LOSS, STEPS
 from napari_maskcal.training_plan import plan_training, plan_warnings, recipe_of
 from training_triplets import TINY, triplets
@@ -23,6 +24,17 @@ def test_with_a_tolerance_groups_are_kept_to_calibrate_and_without_one_none():
 def test_a_higher_confidence_takes_more_groups():
     with pytest.raises(ValueError, match=r"calibration 19 groups for confidence 0\.95: 21 groups in all; there are 12"):
         plan_training(triplets(12), tolerance=0.02, confidence=0.95)
+
+
+def test_images_of_another_magnification_than_the_restorers_are_trained_on_with_a_warning(monkeypatch):
+    found = triplets(4)
+    size = PixelSize(y=0.1, x=0.1, unit="micrometer")
+    for item in found:
+        monkeypatch.setattr(type(item.degraded), "pixel_size", size)
+    for trained_at, warned in ((size, 0), (size.model_copy(update={"unit": "nanometer"}), 1)):
+        card = GIVEN_RESTORER.card.model_copy(update={"pixel_size": trained_at})
+        told = plan_warnings(plan_training(found, replace(GIVEN_RESTORER, card=card)))
+        assert sum("the training has pixels of 0.1 × 0.1 micrometer, but" in one for one in told) == warned
 
 
 def test_each_file_is_a_group_where_none_were_named():

@@ -111,8 +111,8 @@ def _exportable(mask_model: MaskModel, authors: Sequence[str]) -> nn.Module:
         )
     if any(spec.get("channels", 1) != 1 or spec.get("dims", 2) != 2 for spec in nested(card.network)):
         raise ValueError(f"{card.name} is a network for volumes or colours; only those for planes can be exported")
-    if not authors:
-        raise ValueError("a bioimage.io package names its authors; give at least one")
+    if not authors or not all(name.strip() for name in authors):
+        raise ValueError("a bioimage.io package names its authors; give at least one, and none without a name")
     return copy.deepcopy(mask_model.network).cpu().eval()  # a run may have left it on another device
 
 

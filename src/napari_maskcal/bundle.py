@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ from napari_maskcal.restore.loaders.base import file_state
 from napari_maskcal.restore.loaders.native import build_network, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -116,8 +117,9 @@ def write_bundle(
         inside, parts[_RESTORER] = packed(restorer)
         _check_restorer(inside, certificate, path)
     description = _describe(card, certificate, inside, parts)
-    text = description.model_dump_json(indent=1, exclude_none=certificate is None, exclude=_left_out(inside))
-    parts = {_DESCRIPTION: text.encode(), **parts}
+    text = description.model_dump_json(indent=1, exclude=_left_out(inside)).encode()
+    _parse_content(text, path)  # what could not be read again must take no file's place
+    parts = {_DESCRIPTION: text, **parts}
     for name, content in parts.items():
         if len(content) > _LARGEST_PART[name]:
             raise ValueError(
@@ -235,6 +237,16 @@ def read_bundle(path: Path) -> MaskModel:
     )
 
 
+def known_content(path: Path) -> Content:
+    """Return `read_content`; a file is read again only when it has changed."""
+    return _known_content(path, file_state(path))
+
+
+@lru_cache(maxsize=16)
+def _known_content(path: Path, state: tuple[int, int]) -> Content:
+    return read_content(path)
+
+
 def restorer_in(path: Path) -> Path:
     """Return the restorer that a bundle brings, as a file of its own in the user's cache.
 
@@ -243,24 +255,28 @@ def restorer_in(path: Path) -> Path:
     ValueError
         If it brings none, or is damaged; see `read_content`.
     """
-    place = _restorer_in(path, file_state(path))
-    if not place.is_file():  # a cache may be emptied at any time
-        _restorer_in.cache_clear()
-        place = _restorer_in(path, file_state(path))
-    return place
-
-
-@lru_cache(maxsize=16)
-def _restorer_in(path: Path, state: tuple[int, int]) -> Path:
-    content = read_content(path)
+    content = known_content(path)
     if content.restorer is None:
         raise ValueError(f"{path} holds no restorer; choose the file of the one that it was calibrated for")
+    expected = content.sha256[_RESTORER]
+    return unpacked(content.restorer, expected, lambda: restorer_bytes(path, expected), source=path)
 
-    def read() -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(_RESTORER)
 
-    return unpacked(content.restorer, content.sha256[_RESTORER], read, source=path)
+def restorer_bytes(path: Path, sha256: str) -> bytes:
+    """Return the file of the restorer in a bundle.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or not the one with this hash.
+    """
+    with _opened(path) as archive:
+        content = archive.read(_RESTORER)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(
+            f"{path} is damaged or was changed: the hash of its {_RESTORER} is not the one it was saved with"
+        )
+    return content
 
 
 def _read(path: Path) -> tuple[Content, bytes]:
@@ -272,7 +288,9 @@ def _read(path: Path) -> tuple[Content, bytes]:
     if (_CURVES in names) != isinstance(content, Description) or (_RESTORER in names) != (content.restorer is not None):
         raise _wrong_parts(path, names)
     if content.restorer is not None:
-        content.restorer.check(content.sha256.get(_RESTORER, ""), source=path)
+        if _RESTORER not in content.sha256:
+            raise ValueError(f"{path} is damaged or was changed: it does not say the hash of its {_RESTORER}")
+        content.restorer.check(content.sha256[_RESTORER], source=path)
         _check_restorer(content.restorer, content.certificate, path)
     for name in (_WEIGHTS, _CURVES):
         if name in parts and content.sha256.get(name) != hashlib.sha256(parts[name]).hexdigest():
@@ -300,18 +318,27 @@ def _with_curves(description: Description, mask: str, curves: bytes, path: Path)
 
 def _read_parts(path: Path) -> tuple[dict[str, bytes], list[str]]:
     """Return all parts but the restorer, which may be large, and the names of all."""
+    with _opened(path) as archive:
+        names = archive.namelist()
+        if not (set(names) >= _NEEDED and set(names) <= set(_LARGEST_PART) and len(set(names)) == len(names)):
+            raise _wrong_parts(path, names)
+        for info in archive.infolist():
+            if info.file_size > _LARGEST_PART[info.filename]:
+                raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
+            if info.filename == _RESTORER and info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{path}: its {_RESTORER} is compressed, so that it could be larger than the file")
+        # Of many equal distances honest curves may shrink to next to nothing.
+        check_entries([info for info in archive.infolist() if info.filename != _CURVES], path)
+        return {name: archive.read(name) for name in names if name != _RESTORER}, names
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a bundle; whatever zipfile finds wrong with it, also while it is read, is a ValueError."""
     try:
         check_list(path)
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if not (set(names) >= _NEEDED and set(names) <= set(_LARGEST_PART) and len(set(names)) == len(names)):
-                raise _wrong_parts(path, names)
-            for info in archive.infolist():
-                if info.file_size > _LARGEST_PART[info.filename]:
-                    raise ValueError(f"{path}: {info.filename} claims {info.file_size} bytes, more than is allowed")
-            # Of many equal distances honest curves may shrink to next to nothing.
-            check_entries([info for info in archive.infolist() if info.filename != _CURVES], path)
-            return {name: archive.read(name) for name in names if name != _RESTORER}, names
+            yield archive
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is not a .maskcal bundle, or is truncated: {error}") from None
 

@@ -6,13 +6,13 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
 
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.read.cache import cache_folder
 from napari_maskcal.restore.card import ModelCard
-from napari_maskcal.restore.loaders.base import content_sha256
-from napari_maskcal.restore.loaders.description import read_description, write_description
+from napari_maskcal.restore.loaders.base import known_sha256
+from napari_maskcal.restore.loaders.description import mark_untried, read_description, write_description
 from napari_maskcal.restore.loaders.native import is_native
 from napari_maskcal.restore.loaders.registry import card_of, restorer_sha256
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from napari_maskcal.models import Restorer
 
 LARGEST = 2**30  # bytes
-_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_. +-]{0,118}[A-Za-z0-9_])?"  # can be made anywhere, and only in its own folder
+_RESERVED = r"(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"  # Windows makes no file of these names
+_NAME = rf"(?!{_RESERVED})(?!.*\.maskcal$)[A-Za-z0-9_](?:[A-Za-z0-9_. +-]{{0,118}}[A-Za-z0-9_])?"
 _LONGEST_NAME = 120
 _FOLDER_CHARACTERS = 32  # of the hash
 
@@ -44,9 +45,21 @@ class PackedRestorer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    file_name: Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+    file_name: str
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     card: ModelCard | None = None
+
+    @field_validator("file_name")
+    @classmethod
+    def _can_be_made_anywhere(cls, name: str) -> str:
+        if not re.fullmatch(_NAME, name):
+            raise ValueError("it is no name that a file can have on every system, in a folder of its own")
+        return name
+
+    @property
+    def folder(self) -> str:
+        """What its folder is called: two ways to use one file must not take each other's place."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_FOLDER_CHARACTERS]
 
     def check(self, content: str, *, source: Path) -> None:
         """Raise ValueError unless this is the restorer whose file has the SHA-256 `content`."""
@@ -92,7 +105,9 @@ def packed(restorer: Restorer) -> tuple[PackedRestorer, bytes]:
 
 
 def unpacked(restorer: PackedRestorer, content_hash: str, content: Callable[[], bytes], *, source: Path) -> Path:
-    """Return the restorer's file in the user's cache, where it lies by its hash; its description lies beside it.
+    """Return the restorer's file in the user's cache, where it lies by all that is said of it, with its description.
+
+    A card that others wrote is held against a trial run when the network is first loaded.
 
     Parameters
     ----------
@@ -106,26 +121,36 @@ def unpacked(restorer: PackedRestorer, content_hash: str, content: Callable[[], 
     Raises
     ------
     ValueError
-        If the content has another hash, or cannot be written.
+        If the content has another hash or goes without its card, or the file cannot be written.
     """
-    place = cache_folder() / "restorers" / restorer.sha256[:_FOLDER_CHARACTERS] / restorer.file_name
-    if not place.is_file() or content_sha256(place) != content_hash:
+    place = cache_folder() / "restorers" / restorer.folder / restorer.file_name
+    if not place.is_file() or known_sha256(place) != content_hash:
         found = content()
-        if hashlib.sha256(found).hexdigest() != content_hash:
-            raise ValueError(
-                f"{source} is damaged or was changed: the hash of its restorer is not the one it was saved with"
-            )
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(place.parent)
+        if restorer.card is not None and restorer.card.halo_px is not None:  # what is never cut has no seams
+            mark_untried(place)
         write_atomically(place, found)
+    if is_native(place) != (restorer.card is None):
+        raise ValueError(f"{source} does not say how its restorer is used, or says it of one that says so itself")
     if restorer.card is not None and _described(place, content_hash, restorer.card) != restorer.card:
         write_description(place, restorer.card, content_hash)
     return place
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be made for the restorer: {error.strerror or error}; make room, or let the environment "
+            "variable MASKCAL_CACHE_DIR name another folder"
+        ) from error
+
+
 def _plain(name: str) -> str:
     """Return a file's name with nothing in it that another system could not write."""
-    plain = re.sub(r"[^A-Za-z0-9_. +-]", "_", name)[-_LONGEST_NAME:]
-    return plain.strip(" .+-") or "restorer"
+    plain = re.sub(r"[^A-Za-z0-9_. +-]", "_", name)[-_LONGEST_NAME:].strip(" .+-")
+    return plain if re.fullmatch(_NAME, plain) else "restorer"
 
 
 def _described(place: Path, content_hash: str, card: ModelCard) -> ModelCard | None:

@@ -247,7 +247,7 @@ def rethreshold(done: Review, certificate: Certificate) -> Review:
     """
     certificate.check(done.certificate.fingerprint)
     certificate.check_plane((done.uncertain.shape[-2], done.uncertain.shape[-1]), name=done.image.name)
-    _check_drawn(certificate)
+    certificate.check_drawn()
     uncertain = allocate(done.uncertain.shape, np.uint8, fill=NOT_COMPUTED)
     for place in np.ndindex(done.uncertain.shape[:-2]):
         if done.uncertain[place].flat[0] != NOT_COMPUTED:
@@ -280,13 +280,8 @@ def agreed_certificate(
     for card in (restorer.card, mask_model.card):
         promise.check_foreign(card)
     check_pair(restorer, mask_model)
-    _check_drawn(promise)
+    promise.check_drawn()
     return promise
-
-
-def _check_drawn(promise: Certificate) -> None:
-    if promise.mask != "binary":
-        raise ValueError("the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these")
 
 
 def check_channel(image: Image, channel: int | None) -> Image:

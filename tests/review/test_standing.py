@@ -14,7 +14,7 @@ from given_models import given_bundle
 from napari_maskcal.bundle import write_bundle
 from napari_maskcal.models import GIVEN_RESTORER, load_restorer
 from napari_maskcal.restore.loaders.native import write_restorer
-from napari_maskcal.review.request import Choices, describe_bundle
+from napari_maskcal.review.request import Choices, describe_bundle, resolve
 from napari_maskcal.review.standing import outdated, withdrawn
 from small_models import calibrated_bundle, lively, random_restorer
 
@@ -147,6 +147,26 @@ def test_what_cannot_be_read_promises_nothing(pair, tmp_path):
     assert withdrawn(replace(pair, mask_model=str(missing))).startswith(f"No promise: {missing} does not exist")
     gone = withdrawn(replace(pair, restorer=str(tmp_path / "none.safetensors")))
     assert gone == "No promise: the restorer cannot be used; why is said beside it."
+
+
+def test_what_would_be_refused_when_it_is_run_is_promised_by_no_one(pair, trained, tmp_path):
+    """Soft masks, and a restorer that was trained on a calibrated specimen."""
+    certificate, model = trained.mask_model.certificate, trained.mask_model
+    soft = tmp_path / "soft.maskcal"
+    write_bundle(soft, model.network, model.card, certificate.model_copy(update={"mask": "soft"}))
+    told = "the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these"
+    assert withdrawn(replace(pair, mask_model=str(soft))) == f"No promise: {told}"
+    assert told in [problem.message for problem in resolve(replace(pair, mask_model=str(soft)))]
+    path = tmp_path / "seen.safetensors"
+    write_restorer(
+        path, trained.restorer.network, trained.restorer.card.model_copy(update={"trained_on": ("specimen 3",)})
+    )
+    fingerprint = certificate.fingerprint.model_copy(update={"restorer_sha256": load_restorer(path).sha256})
+    seen = tmp_path / "seen.maskcal"
+    write_bundle(seen, model.network, model.card, certificate.model_copy(update={"fingerprint": fingerprint}))
+    reason = withdrawn(choose(path, seen))
+    assert reason.startswith("No promise: random restorer 0 was trained on specimen 3, which the certificate was")
+    assert reason.removeprefix("No promise: ") in [one.message for one in resolve(choose(path, seen))]
 
 
 # ---- what is drawn

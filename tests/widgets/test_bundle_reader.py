@@ -214,3 +214,27 @@ def test_a_bundle_dropped_on_a_line_of_the_dock_does_not_become_its_text(desk, m
     axes.setAcceptDrops(True)  # the test sees it when it does
     assert drop(axes, dragged)
     assert "mine.maskcal" in desk.dock.axes.value
+
+
+def test_a_bundle_whose_restorer_is_damaged_promises_nothing_though_the_one_before_did(
+    desk, own_cache, trained, tmp_path
+):
+    whole, damaged = tmp_path / "whole.maskcal", tmp_path / "damaged.maskcal"
+    model = trained.mask_model
+    write_bundle(whole, model.network, model.card, model.certificate, restorer=trained.restorer)
+    with zipfile.ZipFile(whole) as archive:
+        info = archive.getinfo("restorer")
+    content = bytearray(whole.read_bytes())
+    content[info.header_offset + 200 + info.file_size // 2] ^= 1
+    damaged.write_bytes(bytes(content))
+    desk.open(noisy_planes(*PLANE))
+    drop(canvas(desk.viewer), files(damaged))
+    assert desk.dock.restorer.value() == str(damaged)
+    assert "Bad CRC" in desk.faults["restorer"]
+    assert "No promise" in desk.dock.banner.text()
+    assert not desk.dock.run_button.isEnabled()
+    drop(canvas(desk.viewer), files(whole))
+    assert (desk.faults, desk.dock.banner.text(), desk.dock.restorer.value()) == ({}, "", str(whole))
+    drop(canvas(desk.viewer), files(damaged))
+    # The same file by its hash, and it is in the cache by now.
+    assert desk.faults == {}

@@ -80,7 +80,8 @@ class ReviewDock(Docked, ReviewForm):
         self.message, self.limits, self.share = wrapped_label(), wrapped_label(), wrapped_label()
         self.promise = wrapped_label(style="font-size: 13px; font-weight: bold;")
         self.banner = wrapped_label(style=_BANNER_STYLE)
-        self.banner.setTextFormat(Qt.TextFormat.PlainText)  # it tells names that others gave
+        for label in (self.banner, self.promise, self.limits, self.message):
+            label.setTextFormat(Qt.TextFormat.PlainText)  # they tell names that others gave
         self.banner.hide()
         legend = wrapped_label(
             f"<span style='color:{COLOURS[UNCERTAIN]}'>■</span> uncertain &nbsp; "

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from napari_maskcal.models import Restorer
+from napari_maskcal.packed import packable
 from napari_maskcal.read.cache import Cache
 from napari_maskcal.restore.events import Cancelled, CancelToken, Done, Event, Failed, StepDone, Warned
 from napari_maskcal.review.training_request import TrainingRequest, make_training_plan
@@ -43,6 +44,8 @@ def training_events(
         cache = Cache()
         plan = make_training_plan(request, layers, cache)
         inside = plan.restorer if request.choices.with_restorer else None
+        if inside is not None:
+            packable(inside)
         events = training(plan, device=device, checkpoint=request.checkpoint, cache=cache, cancel=cancel)
         for event in thinned(events):
             if isinstance(event, Done | Cancelled) and cache.fault:

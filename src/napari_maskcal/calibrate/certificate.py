@@ -324,6 +324,13 @@ class Certificate(BaseModel):
                 "errs less on specimens it has seen: calibrate on others"
             )
 
+    def check_drawn(self) -> None:
+        """Raise ValueError if the masks that were calibrated are not those that are drawn."""
+        if self.mask != "binary":
+            raise ValueError(
+                "the certificate is for soft masks, but regions are drawn as binary ones; calibrate for these"
+            )
+
     def check_plane(self, shape: tuple[int, int], *, name: str) -> None:
         """Raise ValueError if the promise does not carry over to planes of `shape`, on the restored grid.
 

@@ -54,9 +54,11 @@ def _bundle(choice: str, path: Path, *, agreed: bool, verify: bool) -> tuple[dic
         except NotTrustedError as error:  # what is promised can be read all the same
             lines.append(str(error))
     if verify:
-        from napari_maskcal.bundle import read_bundle
+        from napari_maskcal.bundle import read_bundle, restorer_bytes
 
         read_bundle(path)
+        if content.restorer is not None:
+            restorer_bytes(path, content.sha256["restorer"])  # not what was unpacked of it earlier
         lines.append(
             "Verified: every part has the hash it was saved with, and the certificate is that of this network."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,32 +13,33 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "pixel"  # the unit of images that do not say how large a pixel is
 _ALIKE = 0.1  # of the size: the steps between a microscope's magnifications are larger, its calibration errors smaller
+_UNIT = r"[^\W\d_]\w{0,31}"  # one name: pint would compute whatever expression a file has in its place
 _Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PixelSize(BaseModel):
     """Size of a pixel along Y and X, in one unit that pint knows, such as ``"micrometer"``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     y: _Length
     x: _Length
-    unit: str
+    unit: Annotated[str, Field(pattern=f"^{_UNIT}$")]
 
     def __str__(self) -> str:
         return f"{self.y:.4g} × {self.x:.4g} {self.unit}"
 
     def is_like(self, other: PixelSize) -> bool:
-        """Whether both are the same to a tenth; also where nobody can tell, since a unit is no length."""
+        """Whether both are the same to a tenth; they are not where nobody can tell, since a unit is no length."""
         ratio = 1.0 if self.unit == other.unit else _ratio(self.unit, other.unit)
         pairs = ((self.y, other.y), (self.x, other.x))
-        return ratio is None or all(abs(ratio * own / their - 1) <= _ALIKE for own, their in pairs)
+        return ratio is not None and all(abs(ratio * own / their - 1) <= _ALIKE for own, their in pairs)
 
 
 def pixel_size(scale: Sequence[float], units: Sequence[str]) -> PixelSize | None:
     """Return the size of a pixel from scale and units along the axes of an image; None where it is not known."""
     (y, x), (unit, other) = (abs(float(one)) for one in scale[-2:]), units[-2:]
-    known = unit == other != _UNKNOWN and all(isfinite(one) and one > 0 for one in (y, x))
+    known = unit == other != _UNKNOWN and re.fullmatch(_UNIT, unit) and all(isfinite(one) and one > 0 for one in (y, x))
     return PixelSize(y=y, x=x, unit=unit) if known else None
 
 

@@ -6,16 +6,15 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from napari_maskcal.bundle import Content, Description, calibrated, read_content
+from napari_maskcal.bundle import Content, Description, calibrated, known_content
 from napari_maskcal.mask.untrained import is_words
 from napari_maskcal.models import GIVEN_RESTORER, load_restorer, model_path
 from napari_maskcal.read.image import check_axes, check_dtype
 from napari_maskcal.restore.given import grid_fault
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.restore.loaders.base import NotDescribedError, content_sha256, file_state
+from napari_maskcal.restore.loaders.base import NotDescribedError, known_sha256
 from napari_maskcal.restore.loaders.native import is_native, read_card
 from napari_maskcal.restore.loaders.python_function import announced_as, find_plugin
 from napari_maskcal.restore.loaders.registry import card_of, loader_of, restorer_sha256
@@ -117,7 +116,7 @@ def resolve(choices: Choices) -> Request | list[Problem]:
     if card and bundle and not _is_given(card) and card.normalisation != bundle.card.normalisation:
         check("mask_model", f"{bundle.card.name} normalises intensities otherwise than {card.name} does")
     if card and bundle and axes and choices.source:
-        check("source", _size_fault(choices.source, card, bundle.certificate))
+        check("source", _size_fault(choices.source, axes, card, bundle.certificate))
     if card:
         check("restored", _given_fault("restored", card, choices, card))
     if bundle:
@@ -128,6 +127,7 @@ def resolve(choices: Choices) -> Request | list[Problem]:
         if card and promise.fingerprint.restorer_sha256 != restorer_hash:
             check("mask_model", f"{bundle.card.name} was calibrated for another restorer than {card.name}, so its "
                   "promise would not hold; choose the pair that belongs together")  # fmt: skip
+        check("mask_model", promise_fault(promise, card, bundle.card))
         certificate, faults = _promise(promise, choices)
         problems.extend(faults)
     if problems or certificate is None:
@@ -176,7 +176,7 @@ def describe_content(choice: str) -> Content:
             f"mask model {choice!r} has no certificate yet; calibrate it, and choose the .maskcal file that this writes"
         )
     path = model_path(choice, role="mask")
-    return _read_content(path, file_state(path))
+    return known_content(path)
 
 
 def brings_restorer(mask_model: str) -> bool:
@@ -244,12 +244,24 @@ def _channel_fault(choices: Choices, axes: str, shape: tuple[int, ...]) -> str |
     return None
 
 
-def _size_fault(source: Source, card: ModelCard, certificate: Certificate) -> str | None:
+def promise_fault(certificate: Certificate, restorer: ModelCard | None, mask: ModelCard) -> str | None:
+    """Say why a certificate promises nothing, whatever the image: of two networks that it was made for."""
+    try:
+        certificate.check_drawn()
+        for card in filter(None, (restorer, mask)):
+            certificate.check_foreign(card)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _size_fault(source: Source, axes: str, card: ModelCard, certificate: Certificate) -> str | None:
     height, width = source.shape[-2:]
     if min(height, width) < card.min_size_px:
         return f"{source.name} has planes of {height} × {width} pixels; {card.name} needs at least {card.min_size_px}"
     try:
         certificate.check_plane((card.scale_factor * height, card.scale_factor * width), name=source.name)
+        certificate.check_stack(source.shape[axes.index("Z")] if "Z" in axes else 1, name=source.name)
         certificate.check_pixel_size(source.pixel_size, name=source.name)
     except ValueError as error:
         return str(error)
@@ -298,7 +310,7 @@ def is_calibrated_file(choice: str, then: ModelCard, sha256: str) -> bool:
         What was said of it when it was calibrated, and the hash of both together.
     """
     path = model_path(choice, role="restorer")
-    return path.exists() and restorer_sha256(then, _known_sha256(path)) == sha256
+    return path.exists() and restorer_sha256(then, known_sha256(path)) == sha256
 
 
 def restorer_facts(path: Path) -> tuple[ModelCard, str, str]:
@@ -348,24 +360,10 @@ def _promise(pinned: Certificate, choices: Choices) -> tuple[Certificate | None,
     return pinned.at(tolerance=choices.tolerance, confidence=choices.confidence), []
 
 
-@lru_cache(maxsize=16)
-def _read_content(path: Path, state: tuple[int, int]) -> Content:
-    return read_content(path)
-
-
 def _restorer(path: Path) -> tuple[ModelCard, str]:
     """Return card and hash; a file is read again only when it has changed, what is kept beside it each time."""
     if is_native(path):
-        return read_card(path), _known_sha256(path)
+        return read_card(path), known_sha256(path)
     if not path.exists() and (plugin := find_plugin(str(path))) is not None:
         return plugin.card, plugin.sha256
-    return card_of(path, _known_sha256)
-
-
-def _known_sha256(path: Path) -> str:
-    return _content_sha256(path, file_state(path))
-
-
-@lru_cache(maxsize=16)
-def _content_sha256(path: Path, state: tuple[int, int]) -> str:
-    return content_sha256(path)
+    return card_of(path, known_sha256)

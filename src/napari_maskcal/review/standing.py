@@ -9,7 +9,7 @@ from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
 from napari_maskcal.models import DEMO, Restorer
 from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.kinds import GIVEN
-from napari_maskcal.review.request import Choices, describe_bundle, is_calibrated_file, restorer_card
+from napari_maskcal.review.request import Choices, describe_bundle, is_calibrated_file, promise_fault, restorer_card
 from napari_maskcal.review.restorer_words import intensity_words, restorer_lines
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def withdrawn(choices: Choices) -> str:
         return "No promise: the restorer cannot be used; why is said beside it."
     differences = _differences(choices.restorer, card, sha256, bundle.card, bundle.certificate)
     if not differences:
-        return ""
+        fault = promise_fault(bundle.certificate, card, bundle.card)
+        return f"No promise: {fault}" if fault else ""
     return _listed(
         f"No promise: {bundle.card.name} was calibrated with something else. Choose that, or calibrate again.",
         differences,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -129,6 +130,16 @@ def file_state(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_mtime_ns, status.st_size
+
+
+def known_sha256(path: Path) -> str:
+    """Return `content_sha256`; a file is read again only when it has changed."""
+    return _content_sha256(path, file_state(path))
+
+
+@lru_cache(maxsize=16)
+def _content_sha256(path: Path, state: tuple[int, int]) -> str:
+    return content_sha256(path)
 
 
 def needed(module: str, *, extra: str, file_format: str) -> ImportError:

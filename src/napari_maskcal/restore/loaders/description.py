@@ -55,6 +55,25 @@ def write_description(path: Path, card: ModelCard, sha256: str) -> Path:
     return description_path(path)
 
 
+def mark_untried(path: Path) -> None:
+    """Keep that the description of a file comes from somebody else, and no trial run was held against it."""
+    write_atomically(_untried(path), b"")
+
+
+def is_untried(path: Path) -> bool:
+    """Whether `mark_untried` was the last that was said of a file."""
+    return _untried(path).exists()
+
+
+def mark_tried(path: Path) -> None:
+    """Keep that a trial run agreed with the description of a file."""
+    _untried(path).unlink(missing_ok=True)
+
+
+def _untried(path: Path) -> Path:
+    return path.with_name(path.name + ".untried")
+
+
 def _read(place: Path, sha256: str, kind: str) -> ModelCard | None:
     if place.stat().st_size > _LARGEST:
         raise ValueError(f"{place} is too large for the description of a network; remove it")

@@ -122,7 +122,7 @@ def find_plugin(name: str, *, agreed: bool = False) -> Restorer | None:
         raise NotTrustedError(entry.name, f"a restorer of {package}", sha256)
     try:
         return _loaded(entry, package)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the restorer {name} of {package} cannot be loaded: {type(error).__name__}: {reason}; update or uninstall "

@@ -15,7 +15,7 @@ from napari_maskcal.restore.loaders.base import (
     Said,
     content_sha256,
 )
-from napari_maskcal.restore.loaders.description import read_description, write_description
+from napari_maskcal.restore.loaders.description import is_untried, mark_tried, read_description, write_description
 from napari_maskcal.restore.loaders.trust import is_trusted, trust
 
 if TYPE_CHECKING:
@@ -100,9 +100,11 @@ def open_restorer(path: Path) -> Restorer:
     _check_unchanged(path, sha256)
     if card is None:
         write_description(path, described, sha256)
-    return Restorer(
-        card=described, network=adapted(network, described.network), sha256=restorer_sha256(described, sha256)
-    )
+    ready = adapted(network, described.network)
+    if is_untried(path):
+        check_agrees(ready, described, path)
+        mark_tried(path)
+    return Restorer(card=described, network=ready, sha256=restorer_sha256(described, sha256))
 
 
 def agree(path: Path) -> None:
@@ -125,11 +127,18 @@ def verified(path: Path) -> str:
         If it cannot be loaded, or what is said of it does not hold any more.
     """
     from napari_maskcal.models import load_restorer
-    from napari_maskcal.restore.loaders.probe import probe
 
     restorer = load_restorer(path)
-    card = restorer.card
-    found = probe(restorer.network, name=str(path), said=Said(channels=1, axes=card.axes))
+    check_agrees(restorer.network, restorer.card, path)
+    described = "the file has the hash it was described with, and " if path.exists() else ""
+    return f"{described}a trial run agrees with its card."
+
+
+def check_agrees(network: Any, card: ModelCard, path: Path) -> None:
+    """Raise ValueError if a trial run shows another grid or scale, or a longer reach, than a network's card says."""
+    from napari_maskcal.restore.loaders.probe import probe
+
+    found = probe(network, name=str(path), said=Said(channels=1, axes=card.axes))
     names = ["scale_factor", "stride_px", "halo_px", *(["stride_z", "halo_z"] if card.of_volumes else [])]
     told = {name: getattr(card, name) for name in names}
     if found.scale_factor != card.scale_factor or card.stride_px % found.stride_px or card.stride_z % found.stride_z:
@@ -137,8 +146,6 @@ def verified(path: Path) -> str:
     for own, reached in ((card.halo_px, found.halo_px), (card.halo_z, found.halo_z)):
         if own is not None and (reached is None or reached > own):
             raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
-    described = "the file has the hash it was described with, and " if path.exists() else ""
-    return f"{described}a trial run agrees with its card."
 
 
 def describe(path: Path, loader: Loader, network: Any) -> ModelCard:

@@ -451,12 +451,12 @@ def test_where_memory_runs_out_tiles_become_smaller(set_effort):
 # ---- cards and hashes
 
 
-def test_cards_of_planes_have_the_text_and_the_hash_of_before():
+def test_cards_of_planes_say_nothing_of_volumes_and_keep_their_hash():
     card = ModelCard(name="a", role="restorer", network={"kind": "onnx"}, stride_px=4, halo_px=8, min_size_px=16)
     assert card.model_dump_json() == (
         '{"name":"a","role":"restorer","network":{"kind":"onnx"},"axes":"YX","channels":1,"scale_factor":1,'
         '"stride_px":4,"halo_px":8,"min_size_px":16,"normalisation":{"low_percentile":1.0,"high_percentile":99.8},'
-        '"licence":"","citation":"","trained_on":[]}'
+        '"dtype":"float32","licence":"","citation":"","trained_on":[]}'
     )
     assert registry.restorer_sha256(card, "a") == "81b9a2c033cb06a00160fc97ad9141a039d31f3fec1c49dcaf2b8d1de0ec46cb"
 

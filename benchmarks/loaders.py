@@ -5,7 +5,7 @@ two in turn so that a busy machine slows both alike (median of the rounds). At l
 
 ``first_output_s`` is the wall time of a new Python process that loads a file which is described already and restores
 one small plane, ``trial_s`` that of the trial run before. ``difference`` is the largest between the two answers, in
-shares of the plane's range.
+shares of the plane's range. The allocator is set as ``maskcal`` sets it; ``--malloc`` keeps the defaults of the system.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import nn
 from calibration import machine
 from napari_maskcal import load_restorer
 from napari_maskcal.models import model_path
+from napari_maskcal.restore.allocator import keep_freed_memory
 from napari_maskcal.restore.loaders.base import content_sha256
 from napari_maskcal.restore.loaders.trust import trust
 
@@ -55,7 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--malloc", action="store_true", help="keep the system's allocator as it is")
     options = parser.parse_args()
+    if not options.malloc:
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         # What the user has agreed to stays as it is.
         os.environ |= {"XDG_CONFIG_HOME": folder, "XDG_DATA_HOME": folder}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import napari_maskcal.training as training
 from command_line import Ended, caller, failed
 from napari_maskcal.bundle import read_content, write_bundle
 from napari_maskcal.mask.learner import Learner
-from napari_maskcal.models import load_mask_model
+from napari_maskcal.models import load_mask_model, load_restorer
 from napari_maskcal.read.tiff import read_tiff
 from napari_maskcal.restore.events import Failed
 from napari_maskcal.review.training_request import checkpoint_path
@@ -377,3 +378,23 @@ def test_files_that_are_no_specimens_are_known_by_their_content_alone(train, cal
     assert read_content(target).card.trained_on == ()
     assert "was used to train" in calibrate(target, seen).err
     assert calibrate(target, write_pairs(tmp_path / "other", range(8), other=1)).code == 0
+
+
+def test_the_restorer_goes_into_the_bundle_and_calibration_takes_it_from_there(
+    maskcal, train, trained, target, tmp_path
+):
+    assert train("--with-restorer").code == 0
+    assert read_content(target).certificate is None
+    assert load_restorer(target).sha256 == trained.restorer.sha256
+    new = write_pairs(tmp_path / "new", range(10, 14))
+    promise = ["--tolerance", TOLERANCE, "--confidence", 0.5, "--device", "cpu", "--out", tmp_path / "whole.maskcal"]
+    where = ["--degraded", new / "low", "--truth", new / "high"]
+    assert maskcal("calibrate", *where, *promise, "--mask-model", target, "--with-restorer").code == 0
+    assert load_restorer(tmp_path / "whole.maskcal").sha256 == trained.restorer.sha256
+
+
+def test_a_restorer_that_cannot_be_packed_is_refused_before_the_training(maskcal, seen, target):
+    shutil.copytree(seen / "low", seen / "restored")
+    where = ["--degraded", seen / "low", "--truth", seen / "high", "--restored", seen / "restored", "--out", target]
+    failed(maskcal("train", *where, *QUICK, "--with-restorer"), "comes from no file that could be put into a bundle")
+    assert names_in(target.parent) == []

@@ -1,6 +1,7 @@
 """What all examples share: a restorer's file and pairs are written, and the rest is done by the command `maskcal`.
 
-The commands are printed as they are run, inside the folder of the example: they can be typed again there.
+The commands are printed as they are run, inside the folder of the example: they can be typed again there, with
+another name after ``--out``.
 """
 
 from __future__ import annotations

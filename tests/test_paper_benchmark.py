@@ -20,8 +20,11 @@ import paper_methods
 import paper_outputs
 import paper_pretrained
 import paper_rows
+from napari_maskcal.restore.unet import UNet
 from napari_maskcal.training_choice import ALL, BARE, SMOOTHED, SPREAD, TURNED
+from paper_adapted import quantile_regression
 from paper_fields import GroupSplit, PaperField, crop, drawn_fields, n_calibration, training_fields
+from paper_inputs import with_features, with_scales
 from paper_methods import Maps, Workshop
 from paper_outputs import as_csv, as_markdown, draw, mean_ratio, summary, write_all
 from paper_pretrained import Compact, bayer_samples, fill_bayer, load_compact
@@ -317,3 +320,43 @@ def test_a_finished_task_is_read_back_and_a_part_never_replaces_the_whole_table(
     assert not (tmp_path / "docs").exists()
     with pytest.raises(SystemExit, match="there is no task ramp; there are ramps, other"):
         run("--tasks", "ramp")
+
+
+# ---- what was tried beside the table
+
+
+def test_trials_are_run_where_they_are_named_and_are_not_part_of_the_whole_table(monkeypatch, tmp_path):
+    def asked(*options: str) -> paper.Run:
+        monkeypatch.setattr(sys, "argv", ["paper.py", "--cache", str(tmp_path), *options])
+        return paper._asked(paper._parse())
+
+    whole = asked()
+    assert not set(whole.methods) & set(paper_methods.TRIALS)
+    assert whole.out == paper.ROOT / "docs" / "results"
+    named = asked("--methods", ",".join(paper_methods.TRIALS))
+    assert named.methods == paper_methods.TRIALS
+    assert named.out == tmp_path / "results"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_regressed_quantile_leaves_its_share_of_the_aims_below(share):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 2))
+    aims = 1 + features @ [2, -1] + rng.exponential(size=400)
+    weights = quantile_regression(features, aims, share=share)
+    assert np.mean(aims < weights[0] + features @ weights[1:]) == pytest.approx(share, abs=0.01)
+    np.testing.assert_allclose(weights, [1 - np.log(1 - share), 2, -1], atol=0.2)
+
+
+def test_further_inputs_come_as_channels_of_the_degraded_image_and_leave_the_rest_as_it_was():
+    training = tuple(replace(one, group="t") for one in task(groups=1).held_out)
+    network = UNet((4, 8), residual=True).eval()
+    plain = replace(task(validation=2), training=training, networks=(network,))
+    for more, channels in ((with_features(plain), 1 + 4), (with_scales(plain), 1 + 3 * 2)):
+        for part in ("training", "validation", "held_out"):
+            for before, after in zip(getattr(plain, part), getattr(more, part), strict=True):
+                assert after.degraded.shape == (channels, 32, 32)
+                np.testing.assert_array_equal(after.degraded[:1], before.degraded)
+                assert after.restored is before.restored
+        assert np.ptp(more.held_out[0].degraded[1:], axis=(1, 2)).max() > 0
+    assert with_features(replace(plain, restorer_groups=())) is None

@@ -51,8 +51,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 class Content(BaseModel):
     """The content of ``maskcal.json``, of a mask network that may not be calibrated yet.
 
-    Fields that only a newer version knows are kept, here, in the card and in the certificate; what changes a result
-    raises `schema_version`.
+    Fields that only a newer version knows are read, and kept in the cards and in the certificate; what changes a
+    result raises `schema_version`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -117,7 +117,7 @@ def write_bundle(
         inside, parts[_RESTORER] = packed(restorer)
         _check_restorer(inside, certificate, path)
     description = _describe(card, certificate, inside, parts)
-    text = description.model_dump_json(indent=1, exclude=_left_out(inside)).encode()
+    text = description.model_dump_json(indent=1, exclude={"restorer"} if inside is None else None).encode()
     _parse_content(text, path)  # what could not be read again must take no file's place
     parts = {_DESCRIPTION: text, **parts}
     for name, content in parts.items():
@@ -160,10 +160,6 @@ def _checked_curves(certificate: Certificate, card: ModelCard, weights: bytes) -
 def _check_restorer(inside: PackedRestorer, certificate: Certificate | None, source: Path) -> None:
     if certificate is not None and certificate.fingerprint.restorer_sha256 != inside.sha256:
         raise ValueError(f"{source}: the certificate was made for another restorer than {inside.file_name}")
-
-
-def _left_out(inside: PackedRestorer | None) -> set[str]:
-    return {_RESTORER} if inside is None else set()
 
 
 def _describe(
@@ -258,18 +254,18 @@ def restorer_in(path: Path) -> Path:
     content = known_content(path)
     if content.restorer is None:
         raise ValueError(f"{path} holds no restorer; choose the file of the one that it was calibrated for")
-    expected = content.sha256[_RESTORER]
-    return unpacked(content.restorer, expected, lambda: restorer_bytes(path, expected), source=path)
+    return unpacked(content.restorer, content.sha256[_RESTORER], lambda: restorer_bytes(path), source=path)
 
 
-def restorer_bytes(path: Path, sha256: str) -> bytes:
-    """Return the file of the restorer in a bundle.
+def restorer_bytes(path: Path) -> bytes:
+    """Return the file of the restorer in a bundle that has one.
 
     Raises
     ------
     ValueError
-        If it is damaged, or not the one with this hash.
+        If it is damaged, or not the one that the bundle was saved with.
     """
+    sha256 = known_content(path).sha256[_RESTORER]
     with _opened(path) as archive:
         content = archive.read(_RESTORER)
     if hashlib.sha256(content).hexdigest() != sha256:

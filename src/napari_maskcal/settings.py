@@ -45,8 +45,8 @@ class Parameter:
 RESTORER = Parameter(
     name="restorer", kind=str, default="demo",
     help="Restoration network: a file (torch.export, TorchScript, ONNX, bioimage.io, .safetensors and others), a "
-    ".maskcal bundle with its restorer, the name of an installed package's, 'demo' for the bundled one, or 'given' for "
-    "images that another tool has restored. A mask model that brings its restorer needs none.",
+    ".maskcal bundle with its restorer, in commands the name under which an installed package announces one, 'demo' "
+    "for the bundled one, or 'given' for images that another tool has restored. A mask model may bring its restorer.",
 )  # fmt: skip
 RESTORED = Parameter(
     name="restored", kind=str, default=None,

@@ -168,9 +168,9 @@ def test_without_curves_a_certificate_answers_only_for_its_own_values():
     [
         ({"restorer_sha256": "other"}, ["the restorer"]),
         ({"mask_sha256": "other"}, ["the mask network"]),
-        ({"normalisation": Normalisation(low_percentile=2)}, ["the normalisation of intensities"]),
+        ({"normalisation": Normalisation(low_percentile=2)}, ["the range that intensities are shares of"]),
         ({"dtype": "float16"}, ["the number type"]),
-        ({"tiles": "never cut"}, ["the tiling"]),
+        ({"tiles": "never cut"}, ["how planes are cut into tiles"]),
         ({"restorer_sha256": "other", "dtype": "float16"}, ["the restorer", "the number type"]),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_fingerprint_tells_networks_apart_by_hash_normalisation_and_reach(trai
     own = Fingerprint.of(restorer, mask.card, mask.sha256)
     assert own == trained.mask_model.certificate.fingerprint
     unbounded = replace(restorer, card=restorer.card.model_copy(update={"halo_px": None}))
-    assert own.differences(Fingerprint.of(unbounded, mask.card, mask.sha256)) == ["the tiling"]
+    assert own.differences(Fingerprint.of(unbounded, mask.card, mask.sha256)) == ["how planes are cut into tiles"]
     assert own.differences(Fingerprint.of(replace(restorer, sha256="0"), mask.card, "1")) == [
         "the restorer",
         "the mask network",

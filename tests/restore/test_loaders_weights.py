@@ -592,6 +592,7 @@ def exported(library: Any, degraded: np.ndarray, path: Path) -> tuple[Path | Non
     return path, ""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_trained_network_predicts_what_careamics_itself_predicts(studied):
     restorer = opened(studied.checkpoint, CAREAMICS)
@@ -605,6 +606,7 @@ def test_a_trained_network_predicts_what_careamics_itself_predicts(studied):
     np.testing.assert_allclose(restorer(degraded), studied.predicted, rtol=1e-5, atol=1e-4 * span)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_package_predicts_what_careamics_itself_predicts(studied):
     from napari_maskcal.restore.loaders.bioimage import LOADER as BIOIMAGE

@@ -23,7 +23,15 @@ from napari_maskcal.settings import check_confidence, check_tolerance
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DEPLOYED_DTYPE = "float32"
+PARTS = {
+    "restorer_sha256": "the restorer",
+    "mask_sha256": "the mask network",
+    "normalisation": "the range that intensities are shares of",
+    "dtype": "the number type",
+    "tiles": "how planes are cut into tiles",
+    "context_px": "the window of the error budget",
+}
+"""Of a fingerprint, in words."""
 Intensity = Literal["share", "raw", "none"]
 
 
@@ -35,7 +43,7 @@ class Fingerprint(BaseModel):
     restorer_sha256: str
     mask_sha256: str
     normalisation: Normalisation
-    dtype: str = _DEPLOYED_DTYPE
+    dtype: str = "float32"
     tiles: Literal["exact", "never cut"] = "exact"
     context_px: int = 0
 
@@ -47,21 +55,14 @@ class Fingerprint(BaseModel):
             restorer_sha256=restorer.sha256,
             mask_sha256=mask_sha256,
             normalisation=restorer.card.normalisation,
+            dtype=mask_card.dtype,
             tiles="exact" if bounded else "never cut",
             context_px=mask_card.context_px,
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Return what differs, in words."""
-        words = {
-            "restorer_sha256": "the restorer",
-            "mask_sha256": "the mask network",
-            "normalisation": "the normalisation of intensities",
-            "dtype": "the number type",
-            "tiles": "the tiling",
-            "context_px": "the window of the error budget",
-        }
-        return [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
+        return [words for name, words in PARTS.items() if getattr(self, name) != getattr(other, name)]
 
 
 class FieldRecord(BaseModel):
@@ -153,7 +154,7 @@ class Certificate(BaseModel):
     pixel_size
         Of the degraded images, where their files say it.
     restorer
-        The calibrated one's card, so that it can be said how another one differs; certificates of before have none.
+        The calibrated one's card, so that it can be said how another one differs, where it is known.
     uncertainty
         What made the uncertainty, for the reader.
     note
@@ -360,10 +361,13 @@ class Certificate(BaseModel):
         """Raise ValueError if an image was taken at another magnification than those of the calibration."""
         if found is None or self.pixel_size is None or self.pixel_size.is_like(found):
             return
-        raise ValueError(
-            f"{name} has pixels of {found}, the calibrated images of {self.pixel_size}: at another magnification the "
-            "promise says nothing; correct the image's pixel size if it is wrong, or calibrate on such images"
+        reason = (
+            "at another magnification the promise says nothing; correct the image's pixel size if it is wrong, or "
+            "calibrate on such images"
         )
+        if found.times(self.pixel_size) is None:
+            reason = "one of these is no length, so nobody can tell whether they are the same; correct it in the image"
+        raise ValueError(f"{name} has pixels of {found}, the calibrated images of {self.pixel_size}: {reason}")
 
     def check_stack(self, planes: int, *, name: str) -> None:
         """Raise ValueError if a stack is thinner than the calibrated ones: its planes have fewer neighbours."""

@@ -58,7 +58,7 @@ def _bundle(choice: str, path: Path, *, agreed: bool, verify: bool) -> tuple[dic
 
         read_bundle(path)
         if content.restorer is not None:
-            restorer_bytes(path, content.sha256["restorer"])  # not what was unpacked of it earlier
+            restorer_bytes(path)  # not what was unpacked of it earlier
         lines.append(
             "Verified: every part has the hash it was saved with, and the certificate is that of this network."
         )

@@ -31,9 +31,13 @@ class PixelSize(BaseModel):
 
     def is_like(self, other: PixelSize) -> bool:
         """Whether both are the same to a tenth; they are not where nobody can tell, since a unit is no length."""
-        ratio = 1.0 if self.unit == other.unit else _ratio(self.unit, other.unit)
+        ratio = self.times(other)
         pairs = ((self.y, other.y), (self.x, other.x))
         return ratio is not None and all(abs(ratio * own / their - 1) <= _ALIKE for own, their in pairs)
+
+    def times(self, other: PixelSize) -> float | None:
+        """Return how many of the other's unit one of this unit is; None where one of them is no length."""
+        return 1.0 if self.unit == other.unit else _ratio(self.unit, other.unit)
 
 
 def pixel_size(scale: Sequence[float], units: Sequence[str]) -> PixelSize | None:

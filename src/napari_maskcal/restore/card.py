@@ -247,6 +247,8 @@ class ModelCard(BaseModel):
         """
         if found is None or self.pixel_size is None or self.pixel_size.is_like(found):
             return ""
+        if self.pixel_size.times(found) is None:
+            return f"{name} has pixels of {found}, and {self.name} was trained at {self.pixel_size}: one is no length"
         return (
             f"{name} has pixels of {found}, but {self.name} was trained at {self.pixel_size}: it may restore badly, "
             "and much may be marked"
@@ -272,7 +274,7 @@ class ModelCard(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write nothing empty that earlier cards did not have: the hash of a mask network covers its card."""
+        """Write nothing empty, and nothing of volumes in a card of planes."""
         content: dict[str, Any] = write(self)
         for name in ("trained_on_sha256", "takes", "pixel_size"):
             if not content.get(name):

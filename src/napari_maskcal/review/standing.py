@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_maskcal.calibrate.certificate import Certificate, Fingerprint
+from napari_maskcal.calibrate.certificate import PARTS, Certificate, Fingerprint
 from napari_maskcal.models import DEMO, Restorer
 from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.kinds import GIVEN
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from napari_maskcal.restore.card import ModelCard
 
 _SHOWN_OF_SHA256 = 8
-_PARTS = {
-    "mask_sha256": "the mask network",
-    "normalisation": "the range that intensities are shares of",
-    "dtype": "the number type",
-    "tiles": "how planes are cut into tiles",
-    "context_px": "the window of the error budget",
-}  # of a fingerprint; of the restorer more is said
 _CHOSEN = {
     "source": "image", "axes": "axes", "channel": "channel", "region": "region", "restorer": "restorer",
     "mask_model": "mask model", "tolerance": "tolerance", "confidence": "confidence", "restored": "restored image",
@@ -83,7 +76,9 @@ def _differences(choice: str, card: ModelCard, sha256: str, mask: ModelCard, cer
     found = []
     if now.restorer_sha256 != then.restorer_sha256:
         found += _other_restorer(choice, card, sha256, certificate)
-    for name, label in _PARTS.items():
+    for name, label in PARTS.items():
+        if name == "restorer_sha256":
+            continue  # of which more is said above
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
             found.append(_then_now(label, _value(before), _value(after)))

@@ -27,7 +27,7 @@ _STRIDES = (1, 2, 4, 8, 16, 32, 64)
 _SIZES_PX = {"YX": (128, 64, 96, 256, 512), "ZYX": (16, 32, 24, 64)}
 _LONGEST_PX = 1024  # of a strip on which a reach is looked for
 _LONGEST_OF_VOLUMES_PX = 512
-_LONGEST_S = 120.0  # after which no longer strip is tried
+LONGEST_S = 120.0  # after which no longer strip is tried
 _SAME = 2e-5  # of the answers' spread: two orders in which the same sums are added differ by less
 _TRIALS = 3
 _LARGEST_FACTOR = 16
@@ -228,7 +228,7 @@ def _grid(trial: _Trial, factor: int, least: int, axis: int, started: float) -> 
     length = trial.size
     while length <= _longest(trial):
         found = next((s for s in _STRIDES if s % least == 0 and _is_grid(trial, length, factor, s, axis)), None)
-        if found is not None or time.monotonic() - started > _LONGEST_S:
+        if found is not None or time.monotonic() - started > LONGEST_S:
             return found
         length *= 2
     return None
@@ -274,7 +274,7 @@ def _halo(
 def _reach_on_strips(trial: _Trial, factor: int, stride: int, axis: int, started: float) -> int | None:
     """Return the reach along an axis; None where it is to the ends of the longest strip, or would take too long."""
     length = 2 * trial.size
-    while length <= _longest(trial) and time.monotonic() - started < _LONGEST_S:
+    while length <= _longest(trial) and time.monotonic() - started < LONGEST_S:
         shape = trial.shape(-(-length // stride) * stride, (axis,))
         if trial.takes(shape, factor) and (found := _reach(trial, shape, factor, stride, axis)) is not None:
             return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -136,16 +137,22 @@ def verified(path: Path) -> str:
 
 def check_agrees(network: Any, card: ModelCard, path: Path) -> None:
     """Raise ValueError if a trial run shows another grid or scale, or a longer reach, than a network's card says."""
-    from napari_maskcal.restore.loaders.probe import probe
+    from napari_maskcal.restore.loaders.probe import LONGEST_S, probe
 
+    started = time.monotonic()
     found = probe(network, name=str(path), said=Said(channels=1, axes=card.axes))
+    remedy = "ask whoever made the bundle" if is_untried(path) else "remove its description"
+    if found.halo_px is None and card.halo_px is not None and time.monotonic() - started > LONGEST_S:
+        raise ValueError(
+            f"{path}: a trial run took too long on this computer to confirm its card; try again when it is idle"
+        )
     names = ["scale_factor", "stride_px", "halo_px", *(["stride_z", "halo_z"] if card.of_volumes else [])]
     told = {name: getattr(card, name) for name in names}
     if found.scale_factor != card.scale_factor or card.stride_px % found.stride_px or card.stride_z % found.stride_z:
-        raise ValueError(f"{path}: a trial run does not agree with its card, which says {told}; remove its description")
+        raise ValueError(f"{path}: a trial run does not agree with its card, which says {told}; {remedy}")
     for own, reached in ((card.halo_px, found.halo_px), (card.halo_z, found.halo_z)):
         if own is not None and (reached is None or reached > own):
-            raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; remove its description")
+            raise ValueError(f"{path}: a trial run reached farther than its card says, {told}; {remedy}")
 
 
 def describe(path: Path, loader: Loader, network: Any) -> ModelCard:

@@ -5,7 +5,7 @@ two in turn so that a busy machine slows both alike (median of the rounds). At l
 
 ``first_output_s`` is the wall time of a new Python process that loads a file which is described already and restores
 one small plane, ``trial_s`` that of the trial run before. ``difference`` is the largest between the two answers, in
-shares of the plane's range. The allocator is set as ``maskcal`` sets it; ``--malloc`` keeps the defaults of the system.
+shares of the plane's range. The allocator is set as ``maskcal`` sets it; ``--default-malloc`` leaves it as it is.
 """
 
 from __future__ import annotations
@@ -56,15 +56,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--malloc", action="store_true", help="keep the system's allocator as it is")
+    parser.add_argument("--default-malloc", action="store_true", help="leave the allocator as it is")
     options = parser.parse_args()
-    if not options.malloc:
-        keep_freed_memory()
+    tuned = not options.default_malloc and keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         # What the user has agreed to stays as it is.
         os.environ |= {"XDG_CONFIG_HOME": folder, "XDG_DATA_HOME": folder}
         rows = [measure(name, Path(folder), options.rounds) for name in FORMATS]
-    result = {"machine": f"{machine()}, torch {torch.__version__}", "plane_px": SIZE_PX, "formats": rows}
+    result = {
+        "machine": f"{machine()}, torch {torch.__version__}", "malloc": "tuned" if tuned else "default",
+        "plane_px": SIZE_PX, "formats": rows,
+    }  # fmt: skip
     if options.json:
         print(json.dumps(result))
         return

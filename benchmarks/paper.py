@@ -26,6 +26,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,9 @@ def _finished(run: Run, task: str, distance: str) -> Path:
     return folder / f"{task}-{distance}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
 
 
+@cache
 def _code_digest() -> str:
+    """Return the hash of the code as it was when the run began."""
     package = ROOT / "src" / "napari_maskcal"
     files = [
         *sorted((ROOT / "benchmarks").glob("paper_*.py")),

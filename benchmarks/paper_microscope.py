@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from napari_maskcal.restore.card import Normalisation
 from napari_maskcal.restore.engine import normalise
 from paper_data import unpack_sdist
+from paper_environment import TENSORFLOW, scratch_python
 from paper_fields import GroupSplit, drawn_fields, training_fields
 from paper_material import Material, rng_for
 
@@ -35,7 +35,6 @@ NAME = "electron-microscopy"
 ORIGIN = "tk_r_em 1.0.4 (GPL-3), by Lobato et al., one network for each kind of microscope"
 HELD_OUT = 26
 TRAINING_FIELDS = 128  # each takes a quarter of a second to restore
-_ENVIRONMENT = ("tensorflow-cpu==2.21.0", "h5py==3.14.0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +133,6 @@ def _run(cache: Path, command: str, *places: Path) -> None:
     part = out.with_suffix(".part.npz")
     script = Path(__file__).with_name("paper_tensorflow.py")
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    command_line = [_environment(cache), script, command, package, *given, part]
+    command_line = [scratch_python(cache / "tf", TENSORFLOW), script, command, package, *given, part]
     subprocess.run([str(word) for word in command_line], check=True, env=quiet)  # noqa: S603 - arguments of ours
     part.replace(out)
-
-
-def _environment(cache: Path) -> Path:
-    """Return the Python that has TensorFlow, installed into a folder of the cache if need be."""
-    python, done = cache / "tf" / "bin" / "python", cache / "tf" / "complete"
-    if not done.is_file():
-        subprocess.run([sys.executable, "-m", "venv", cache / "tf"], check=True)  # noqa: S603
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *_ENVIRONMENT], check=True)  # noqa: S603
-        done.touch()
-    return python

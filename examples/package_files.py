@@ -11,6 +11,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import paper_data
 from paper_data import read_photos, unpack_sdist
+from paper_environment import TENSORFLOW, scratch_python
 from paper_material import FACTOR, coarse
 from paper_pretrained import Compact, load_compact
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float32]
 
 __all__ = [
-    "BENCHMARKS", "FACTOR", "FROM_GREY_LEVELS", "GREY_LEVELS", "PHOTO_PX", "Compact", "coarse", "load_compact",
-    "middle", "middle_of_photos", "unpack_sdist",
+    "BENCHMARKS", "FACTOR", "FROM_GREY_LEVELS", "GREY_LEVELS", "PHOTO_PX", "TENSORFLOW", "Compact", "coarse",
+    "load_compact", "middle", "middle_of_photos", "scratch_python", "unpack_sdist",
 ]  # fmt: skip
 
 BENCHMARKS = Path(paper_data.__file__).parent

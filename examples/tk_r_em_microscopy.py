@@ -25,7 +25,7 @@ import numpy as np
 from napari_maskcal.restore.card import ModelCard
 from napari_maskcal.restore.loaders.base import content_sha256
 from napari_maskcal.restore.loaders.description import write_description
-from package_files import BENCHMARKS, middle, unpack_sdist
+from package_files import BENCHMARKS, TENSORFLOW, middle, scratch_python, unpack_sdist
 from worked_example import Example, main
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ VERSION = "1.0.4"
 NETWORK = "sfr_hrstem"
 HELD_OUT = 10
 FIELD_PX = 128  # half of what there is along each axis: the network takes seconds for the whole
-_ENVIRONMENT = ("tensorflow-cpu==2.21.0", "h5py==3.14.0", "tf2onnx==1.17.0")
+_PACKAGES = (*TENSORFLOW, "tf2onnx==1.17.0")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 _INPUT, _OUTPUT = "input_gen", "gen_r_em_out"
 
@@ -95,21 +95,11 @@ def _run_tensorflow(cache: Path, *words: object) -> None:
     """Run the Python that has TensorFlow; what it says is shown only where it fails."""
     call = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, env=os.environ | _QUIET)
     try:
-        call([str(word) for word in (_environment(cache), *words)], stderr=subprocess.PIPE, text=True)
+        python = scratch_python(cache / "tensorflow", _PACKAGES)
+        call([str(word) for word in (python, *words)], stderr=subprocess.PIPE, text=True)
     except subprocess.CalledProcessError as error:
         print(error.stderr, file=sys.stderr)
         raise
-
-
-def _environment(cache: Path) -> Path:
-    """Return the Python that has TensorFlow, installed into a folder of the cache if need be."""
-    python, done = cache / "tensorflow" / "bin" / "python", cache / "tensorflow" / "complete"
-    if not done.is_file():
-        print("Installing TensorFlow and tf2onnx into an environment of their own ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", cache / "tensorflow"], check=True)  # noqa: S603
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *_ENVIRONMENT], check=True)  # noqa: S603
-        done.touch()
-    return python
 
 
 EXAMPLE = Example(

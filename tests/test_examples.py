@@ -150,7 +150,7 @@ def test_simulated_micrographs_are_a_specimen_each_and_read_back_without_tensorf
 def test_what_tensorflow_says_is_shown_only_where_it_fails(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tk_r_em_microscopy, "_environment", lambda _: sys.executable)
+    monkeypatch.setattr(tk_r_em_microscopy, "scratch_python", lambda *_: sys.executable)
     says = "import sys; print('much', file=sys.stderr); sys.exit({})"
     tk_r_em_microscopy._run_tensorflow(tmp_path, "-c", says.format(0))
     assert capfd.readouterr() == ("", "")

@@ -17,7 +17,8 @@ from napari_maskcal.bundle import mask_weights
 from napari_maskcal.calibrate.words import promise_sentence
 from napari_maskcal.read.atomic import write_atomically
 from napari_maskcal.restore.card import nested
-from napari_maskcal.restore.loaders.bioimage import described, library_needed
+from napari_maskcal.restore.loaders.bioimage import described
+from napari_maskcal.restore.loaders.bioimage_files import library_needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,16 +8,23 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-import zipfile
-import zlib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_maskcal.read.pixel_size import pixel_size
 from napari_maskcal.restore.loaders import bioimage_careamics
 from napari_maskcal.restore.loaders.archives import entries
-from napari_maskcal.restore.loaders.base import LARGEST_FILE, Said, needed
+from napari_maskcal.restore.loaders.base import Said
+from napari_maskcal.restore.loaders.bioimage_files import (
+    DESCRIPTIONS,
+    LARGEST_TEXT,
+    Part,
+    description_name,
+    is_description,
+    library_needed,
+    parsed,
+    read_rdf,
+)
 from napari_maskcal.restore.loaders.bioimage_steps import Affine, Steps, steps_of
 from napari_maskcal.restore.loaders.careamics_model import from_careamics
 from napari_maskcal.restore.loaders.torchscript import first_line
@@ -28,13 +35,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
-_LARGEST_TEXT = 4 * 2**20
-_MOST_NODES = 100_000  # of a description; one of which parts repeat parts may be endless
 _FORMATS = ("torchscript", "onnx", "pytorch_state_dict")
 """Of weights, the most self-contained first."""
 _RATING = "_get_metadata_completeness"
-_KEYS = (rb"""(?:^|[{,])\s*["']?format_version["']?\s*:""", rb"""(?:^|[{,])\s*["']?type["']?\s*:\s*["']?model\b""")
 _GRIDS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -47,8 +50,8 @@ class BioimageIo:
     def refusal(self, path: Path) -> str:
         """Return why `path` is no package, or empty."""
         if path.is_file() and entries(path) is None:
-            return "" if _is_description(path) else "no zip, and no description of a model"
-        return "" if _description_name(path) else f"no {_NAMES[0]} in it"
+            return "" if is_description(path) else "no zip, and no description of a model"
+        return "" if description_name(path) else f"no {DESCRIPTIONS[0]} in it"
 
     def said(self, path: Path) -> Said:
         """Return what the description says.
@@ -60,7 +63,7 @@ class BioimageIo:
         ImportError
             If bioimageio.spec is missing.
         """
-        model = described(bioimage_careamics.completed(_content(path)), where=path)
+        model = described(bioimage_careamics.completed(read_rdf(path)), where=path)
         image, _, steps = _understood(model, path)
         spatial = [axis for axis in image.axes if axis.type == "space"]
         factor, halo = _scale_and_halo(model, path, ["y", "x"])
@@ -88,7 +91,7 @@ class BioimageIo:
         ValueError
             See `said`; also if a part is missing, kept elsewhere, or not the one that the description was written for.
         """
-        content = _content(path)
+        content = read_rdf(path)
         model = described(bioimage_careamics.completed(content), where=path)
         _, batched, steps = _understood(model, path)
         weights = _weights(model, path)
@@ -97,47 +100,6 @@ class BioimageIo:
 
         after = (*steps.after, *_to_answers_range(content, model, steps, path))
         return Packaged(network, before=steps.before, after=after, batched=batched)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A file of a package.
-
-    Attributes
-    ----------
-    package
-        Zip, folder, or the description in a folder.
-    name
-        Of the file in it.
-    sha256
-        That its content has to have; None if the description does not say.
-    """
-
-    package: Path
-    name: str
-    sha256: str | None
-
-    def __str__(self) -> str:
-        return f"{self.package}: {self.name}"
-
-    def read_bytes(self, *, largest: int = LARGEST_FILE) -> bytes:
-        """Return the content, once it is seen to be the one that was described.
-
-        Raises
-        ------
-        ValueError
-            If it is not, or there is none.
-        """
-        if self.sha256 is None and _is_lone(self.package):
-            raise ValueError(
-                f"{self.package} does not say which hash its {self.name} has, so that could be exchanged unnoticed; "
-                f"open the folder {self.package.parent} instead"
-            )
-        content = _read(self.package, self.name, largest=largest)
-        found = hashlib.sha256(content).hexdigest()
-        if self.sha256 is not None and found != self.sha256:
-            raise ValueError(f"{self} has the SHA-256 {found[:12]}…, but the description says {self.sha256[:12]}…")
-        return content
 
 
 def _understood(model: Any, path: Path) -> tuple[Any, bool, Steps]:
@@ -228,8 +190,8 @@ def _to_answers_range(content: dict[str, Any], model: Any, steps: Steps, path: P
         return ()
     name = bioimage_careamics.CONFIGURATION
     entry = next(attached for attached in model.attachments if str(attached.source) == name)
-    raw = Part(path, *_source(entry, path, of=name)).read_bytes(largest=_LARGEST_TEXT)
-    configuration = _parsed(raw, f"{path}: {name}")
+    raw = Part(path, *_source(entry, path, of=name)).read_bytes(largest=LARGEST_TEXT)
+    configuration = parsed(raw, f"{path}: {name}")
     return (bioimage_careamics.to_answers_range(configuration, steps.normalisation, path),)
 
 
@@ -332,11 +294,6 @@ def described(content: dict[str, Any], *, where: Path) -> Any:
     return model
 
 
-def library_needed() -> ImportError:
-    """Return the error to raise where bioimageio.spec is missing."""
-    return needed("bioimageio.spec", extra="bioimage", file_format="bioimage.io")
-
-
 def _rate_or_leave_it(description: Any) -> None:
     """Let a description be read where the library cannot rate how complete it is.
 
@@ -368,98 +325,6 @@ def _first_fault(model: Any) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Return the description as it is written.
-
-    Raises
-    ------
-    ValueError
-        If it is none of a model; it is checked before anything walks through it.
-    """
-    name = path.name if _is_lone(path) else _description_name(path)
-    content = _parsed(_read(path, name, largest=_LARGEST_TEXT), f"{path}: {name}")
-    if not isinstance(content, dict) or content.get("type", "model") != "model":
-        kind = content.get("type") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: {name} describes a {kind} and no model")
-    described: dict[str, Any] = content
-    return described
-
-
-def _parsed(raw: bytes, where: str) -> Any:
-    """Return what a file of YAML says, once it is seen to be of a size that can be walked through."""
-    try:
-        from bioimageio.spec.utils import read_yaml
-    except ImportError:
-        raise library_needed() from None
-    try:
-        content: Any = read_yaml(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{where} is not UTF-8, as a description has to be") from None
-    except Exception as error:  # noqa: BLE001 - the YAML library has a class for each fault
-        raise ValueError(f"{where} is not valid YAML: {first_line(error)}") from None
-    _check_size(content, where)
-    return content
-
-
-def _check_size(content: Any, where: str) -> None:
-    """Refuse what repeats itself again and again: a few lines of YAML can stand for more than memory holds."""
-    left, seen = [content], 0
-    while left:
-        seen += 1
-        if seen > _MOST_NODES:
-            raise ValueError(f"{where} has more than {_MOST_NODES} values, more than a description has")
-        value = left.pop()
-        left.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-
-
-def _is_lone(path: Path) -> bool:
-    return path.is_file() and entries(path) is None
-
-
-def _is_description(path: Path) -> bool:
-    """Whether a file is the description itself."""
-    if path.stat().st_size > _LARGEST_TEXT:
-        return False
-    text = path.read_bytes()
-    return b"\0" not in text and all(re.search(key, text, re.MULTILINE) for key in _KEYS)
-
-
-def _description_name(path: Path) -> str:
-    """Return the name of the description at the top of a zip or a folder, or empty."""
-    names = {p.name for p in path.iterdir() if p.is_file()} if path.is_dir() else set(entries(path) or ())
-    return next((name for name in _NAMES if name in names), "")
-
-
-def _read(path: Path, name: str, *, largest: int = LARGEST_FILE) -> bytes:
-    """Return a file of a package, by its name in it."""
-    if path.is_dir() or _is_lone(path):
-        return _read_beside(path if path.is_dir() else path.parent, name, largest)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(name)
-            _check_length(info.file_size, f"{path}: {name}", largest)
-            return archive.read(info)
-    except KeyError:
-        raise ValueError(f"{path} does not hold {name}, which its description names") from None
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: {name} cannot be read: {first_line(error)}") from None
-
-
-def _read_beside(folder: Path, name: str, largest: int) -> bytes:
-    file = folder / name
-    if file.resolve() != folder.resolve() / name:
-        raise ValueError(f"{folder}: {name} is a link, or lies outside of the folder; put the file itself there")
-    if not file.is_file():
-        raise ValueError(f"{folder} does not hold {name}, which its description names")
-    _check_length(file.stat().st_size, str(file), largest)
-    return file.read_bytes()
-
-
-def _check_length(length: int, where: str, largest: int) -> None:
-    if length > largest:
-        raise ValueError(f"{where} has {length / 2**20:.0f} MiB, more than the {largest / 2**20:.0f} that are allowed")
 
 
 LOADER = BioimageIo()

@@ -301,7 +301,7 @@ class Watched(nn.Module):
 def test_a_slow_network_is_not_tried_on_longer_and_longer_strips(monkeypatch):
     quick, slow = Watched(), Watched()
     assert found(quick) == (1, 1, 1, None)
-    monkeypatch.setattr("napari_maskcal.restore.loaders.probe._LONGEST_S", -1)
+    monkeypatch.setattr("napari_maskcal.restore.loaders.probe.LONGEST_S", -1)
     assert found(slow) == (1, 1, 1, None)
     assert slow.longest == 128 < quick.longest
 

@@ -6,12 +6,11 @@ import json
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
-import numpy as np
 import pytest
 
 from command_line import Ended, caller, failed
 from foreign_models import as_onnx, as_torchscript, small_unet
-from triplet_files import write
+from triplet_files import mice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,12 +49,7 @@ def package(monkeypatch, tmp_path) -> str:
 
 @pytest.fixture
 def pairs(tmp_path) -> Path:
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        y, x = np.mgrid[:64, :64]
-        clean = 60 + 40 * np.sin(x / 9 + rng.uniform(0, 6)) * np.cos(y / 7)
-        write(tmp_path / "low" / f"mouse{seed}.tif", rng.poisson(clean).astype(np.uint16))
-        write(tmp_path / "high" / f"mouse{seed}.tif", clean.astype(np.float32))
+    mice(tmp_path)
     return tmp_path
 
 

@@ -29,7 +29,7 @@ from napari_maskcal.restore.loaders.native import read_card
 from napari_maskcal.restore.loaders.registry import agree, restorer_sha256
 from napari_maskcal.review.request import restorer_card
 from small_models import calibrated_bundle, noisy_planes, random_restorer
-from triplet_files import write
+from triplet_files import mice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -417,13 +417,8 @@ def maskcal(monkeypatch, capsys) -> Callable[..., Any]:
 
 @pytest.fixture
 def pairs(tmp_path) -> list[Any]:
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        y, x = np.mgrid[:64, :64]
-        clean = 60 + 40 * np.sin(x / 9 + rng.uniform(0, 6)) * np.cos(y / 7)
-        write(tmp_path / "low" / f"mouse{seed}.tif", rng.poisson(clean).astype(np.uint16))
-        write(tmp_path / "high" / f"mouse{seed}.tif", clean.astype(np.float32))
-    return ["--degraded", tmp_path / "low", "--truth", tmp_path / "high", "--device", "cpu"]
+    low, high = mice(tmp_path)
+    return ["--degraded", low, "--truth", high, "--device", "cpu"]
 
 
 def test_one_file_is_all_that_the_commands_need(maskcal, pairs, tmp_path):
